@@ -1,0 +1,1 @@
+//! Replicated logs over key ranges, and the network between nodes.

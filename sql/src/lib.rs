@@ -1,0 +1,1 @@
+//! SQL over tablets: catalog, types, planning through DataFusion, sessions.

@@ -1,0 +1,1 @@
+//! Keys, multi-version rows and Raft logs on redb.

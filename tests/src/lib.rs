@@ -1,0 +1,1 @@
+//! What crosses crates: SQL scripts, simulations, real processes, clients.

@@ -1,0 +1,346 @@
+//! Worlds: the real one, in which time passes by itself, and the virtual one, in which it jumps to
+//! the next timer.
+//!
+//! A world hands every node a [`NodeEnvironment`]. In the virtual world the whole cluster runs on
+//! one thread under tokio's paused clock. tokio's timers are precise to a millisecond, so a
+//! simulated microsecond is played as one of tokio's milliseconds; nobody but this file knows.
+//!
+//! Caveats. A task that blocks (a thread, `spawn_blocking`, a socket) is outside virtual time:
+//! the clock runs away from it or stands still. Libraries that read tokio's clock themselves see
+//! it run a thousand times faster and must be configured through [`Environment::tokio_millis`].
+//! Virtual time ends after about nineteen hours, where tokio's longest timer ends.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::FutureExt;
+use futures::future::{AbortHandle, BoxFuture, abortable};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::entropy;
+use crate::env::{CostModel, Environment, Moment, Work};
+use crate::timer::Timer;
+use crate::timestamp::{Timestamp, nanos};
+
+/// How many of tokio's milliseconds one simulated millisecond takes.
+const VIRTUAL_SCALE: u64 = 1_000;
+
+/// When virtual worlds begin: 2026-01-01T00:00:00Z.
+const VIRTUAL_EPOCH: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000);
+
+#[derive(Debug)]
+enum Clockwork {
+    Real { start: Instant, epoch: Timestamp, timer: Timer },
+    Virtual { start: tokio::time::Instant },
+}
+
+#[derive(Debug)]
+struct Inner {
+    clockwork: Clockwork,
+    seed: u64,
+    cost: CostModel,
+}
+
+/// A world, shared by its nodes.
+#[derive(Clone, Debug)]
+pub struct World(Arc<Inner>);
+
+impl World {
+    /// The real world. The seed decides only what nodes draw at random, not what time does.
+    ///
+    /// Must be called inside a tokio runtime whose threads nodes may use.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
+    pub fn real(seed: u64) -> Self {
+        let clockwork =
+            Clockwork::Real { start: Instant::now(), epoch: wall_clock(), timer: Timer::start() };
+        Self(Arc::new(Inner { clockwork, seed, cost: CostModel::default() }))
+    }
+
+    /// Runs `scenario` to its end in a virtual world of its own, on this thread.
+    ///
+    /// Every source of chance in the process is seeded first ([`entropy`]), so that in a fresh
+    /// process the same seed gives the same run, byte for byte.
+    ///
+    /// # Panics
+    /// If the operating system refuses an event queue for the runtime.
+    #[expect(clippy::disallowed_methods, reason = "the one place where virtual time comes in")]
+    pub fn run_virtual<F, T>(seed: u64, cost: CostModel, scenario: F) -> T::Output
+    where
+        F: FnOnce(World) -> T,
+        T: Future,
+    {
+        entropy::set_seed(seed);
+        #[expect(clippy::expect_used, reason = "documented")]
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async move {
+            let clockwork = Clockwork::Virtual { start: tokio::time::Instant::now() };
+            scenario(World(Arc::new(Inner { clockwork, seed, cost }))).await
+        })
+    }
+
+    /// The environment of one node. `label` tells apart what the nodes draw at random; a node that
+    /// starts again takes a label that it hasn't had before, or draws the same numbers again.
+    #[must_use]
+    pub fn node(&self, label: u64) -> Arc<NodeEnvironment> {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.0.seed.to_le_bytes());
+        seed[8..16].copy_from_slice(&label.to_le_bytes());
+        Arc::new(NodeEnvironment {
+            world: self.clone(),
+            random: Mutex::new(StdRng::from_seed(seed)),
+            tasks: Arc::default(),
+            cores: Mutex::new(vec![Moment::START; self.0.cost.cores.max(1)]),
+            disk: Mutex::new(vec![Moment::START]),
+        })
+    }
+
+    /// The true time, which no node can know exactly: for simulated clocks and for judges.
+    #[must_use]
+    pub fn true_time(&self) -> Timestamp {
+        let epoch = match &self.0.clockwork {
+            Clockwork::Real { epoch, .. } => *epoch,
+            Clockwork::Virtual { .. } => VIRTUAL_EPOCH,
+        };
+        epoch.plus(self.moment().since(Moment::START))
+    }
+
+    /// The world's steady clock.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where time comes in")]
+    pub fn moment(&self) -> Moment {
+        match &self.0.clockwork {
+            Clockwork::Real { start, .. } => Moment::from_nanos(nanos(start.elapsed())),
+            Clockwork::Virtual { start } => {
+                let ticks = (tokio::time::Instant::now() - *start).as_millis();
+                Moment::from_nanos(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_mul(1_000))
+            }
+        }
+    }
+
+    /// Whether time jumps here.
+    #[must_use]
+    pub fn is_virtual(&self) -> bool {
+        matches!(self.0.clockwork, Clockwork::Virtual { .. })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where time comes in")]
+    fn sleep_until(&self, until: Moment) -> BoxFuture<'static, ()> {
+        match &self.0.clockwork {
+            Clockwork::Real { start, timer, .. } => {
+                timer.sleep_until(*start + Duration::from_nanos(until.as_nanos())).boxed()
+            }
+            Clockwork::Virtual { start } => {
+                let ticks = until.as_nanos().div_ceil(1_000_000 / VIRTUAL_SCALE);
+                tokio::time::sleep_until(*start + Duration::from_millis(ticks)).boxed()
+            }
+        }
+    }
+}
+
+/// What the operating system's clock says. It may step; a clock that must not is [`World`]'s.
+#[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
+pub(crate) fn wall_clock() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_nanos(nanos(since_epoch))
+}
+
+#[derive(Default)]
+struct Tasks {
+    running: BTreeMap<u64, AbortHandle>,
+    next: u64,
+    halted: bool,
+}
+
+/// One node's [`Environment`]. Its tasks end when it halts; what a crash leaves of the node is on
+/// its disk.
+pub struct NodeEnvironment {
+    world: World,
+    random: Mutex<StdRng>,
+    tasks: Arc<Mutex<Tasks>>,
+    cores: Mutex<Vec<Moment>>,
+    disk: Mutex<Vec<Moment>>,
+}
+
+impl NodeEnvironment {
+    /// Ends the node's tasks where they stand, and lets none start any more.
+    pub fn halt(&self) {
+        let running = {
+            let mut tasks = lock(&self.tasks);
+            tasks.halted = true;
+            std::mem::take(&mut tasks.running)
+        };
+        running.values().for_each(AbortHandle::abort);
+    }
+
+    /// Whether [`NodeEnvironment::halt`] was called.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        lock(&self.tasks).halted
+    }
+
+    /// The world that the node lives in.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Environment for NodeEnvironment {
+    fn moment(&self) -> Moment {
+        self.world.moment()
+    }
+
+    fn sleep_until(&self, until: Moment) -> BoxFuture<'static, ()> {
+        self.world.sleep_until(until)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks start")]
+    fn spawn_boxed(&self, task: BoxFuture<'static, ()>) {
+        let (task, abort) = abortable(task);
+        let id = {
+            let mut tasks = lock(&self.tasks);
+            if tasks.halted {
+                return;
+            }
+            tasks.next += 1;
+            let id = tasks.next;
+            tasks.running.insert(id, abort);
+            id
+        };
+        let tasks = Arc::clone(&self.tasks);
+        tokio::spawn(async move {
+            // A task that panics is still taken off the list.
+            let guard = Finished { tasks, id };
+            let _ = task.await;
+            drop(guard);
+        });
+    }
+
+    fn random(&self) -> u64 {
+        lock(&self.random).next_u64()
+    }
+
+    fn work(&self, work: Work) -> BoxFuture<'static, ()> {
+        let price = self.world.0.cost.price(work);
+        if price.is_zero() {
+            return futures::future::ready(()).boxed();
+        }
+        let mut servers = lock(if work == Work::Sync { &self.disk } else { &self.cores });
+        let now = self.moment();
+        let Some(first_free) = servers.iter_mut().min() else {
+            return futures::future::ready(()).boxed();
+        };
+        let done = (*first_free).max(now).plus(price);
+        *first_free = done;
+        self.sleep_until(done)
+    }
+
+    fn may_block(&self) -> bool {
+        !self.world.is_virtual()
+    }
+
+    fn tokio_millis(&self, duration: Duration) -> u64 {
+        let scale = if self.world.is_virtual() { VIRTUAL_SCALE } else { 1 };
+        (nanos(duration).div_ceil(1_000_000 / scale)).max(1)
+    }
+}
+
+impl fmt::Debug for NodeEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeEnvironment").field("moment", &self.moment()).finish_non_exhaustive()
+    }
+}
+
+struct Finished {
+    tasks: Arc<Mutex<Tasks>>,
+    id: u64,
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        lock(&self.tasks).running.remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::EnvironmentExt;
+
+    #[test]
+    fn virtual_time_jumps_and_is_exact() {
+        World::run_virtual(1, CostModel::default(), |world| async move {
+            let env = world.node(1);
+            env.sleep(Duration::from_micros(33_401)).await;
+            assert_eq!(env.moment(), Moment::from_nanos(33_401_000));
+            env.sleep(Duration::from_secs(3_600)).await;
+            assert_eq!(world.true_time().since(VIRTUAL_EPOCH).as_micros(), 3_600_033_401);
+        });
+    }
+
+    #[test]
+    fn work_queues_for_the_cores() {
+        let cost = CostModel { request: Duration::from_millis(2), cores: 2, ..Default::default() };
+        World::run_virtual(1, cost, |world| async move {
+            let env = world.node(1);
+            let jobs: Vec<_> = (0..4).map(|_| env.work(Work::Request)).collect();
+            futures::future::join_all(jobs).await;
+            assert_eq!(env.moment(), Moment::from_nanos(4_000_000));
+        });
+    }
+
+    #[test]
+    fn a_halted_node_runs_nothing() {
+        World::run_virtual(1, CostModel::default(), |world| async move {
+            let env = world.node(1);
+            let (done, mut seen) = tokio::sync::mpsc::unbounded_channel();
+            let sleep = env.sleep(Duration::from_millis(1));
+            let late = done.clone();
+            env.spawn(async move {
+                sleep.await;
+                let _ = done.send(());
+            });
+            env.halt();
+            env.spawn(async move {
+                let _ = late.send(());
+            });
+            assert_eq!(seen.recv().await, None);
+        });
+    }
+
+    #[test]
+    fn nodes_draw_their_own_numbers() {
+        let draw = |seed, label| {
+            World::run_virtual(seed, CostModel::default(), |world| async move {
+                world.node(label).random()
+            })
+        };
+        assert_eq!(draw(1, 1), draw(1, 1));
+        assert_ne!(draw(1, 1), draw(1, 2));
+        assert_ne!(draw(1, 1), draw(2, 1));
+    }
+
+    #[test]
+    fn real_sleeps_end_after_their_deadline() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let env = World::real(1).node(1);
+            let until = env.moment().plus(Duration::from_micros(700));
+            env.sleep_until(until).await;
+            assert!(env.moment() >= until);
+        });
+    }
+}

@@ -1,0 +1,1 @@
+//! Tablets, concurrency control and the commit protocols.
