@@ -99,7 +99,7 @@ impl Node {
                 Err(error) => Err(error),
             }),
             Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
-            Request::Status => answer(self.local_status()),
+            Request::Status => answer(self.replicas()),
         }
     }
 
@@ -155,7 +155,10 @@ impl Node {
     }
 
     /// How this node's replicas stand.
-    fn local_status(&self) -> Result<Vec<TabletStatus>, TxnError> {
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn replicas(&self) -> Result<Vec<TabletStatus>, TxnError> {
         let mut found = Vec::new();
         for tablet in self.open_tablets() {
             let state = tablet.machine().state();
