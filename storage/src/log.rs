@@ -75,7 +75,8 @@ impl LogMeta {
 /// A change of one group's log.
 #[derive(Clone, Debug)]
 enum Change {
-    Append(Vec<(u64, Bytes)>),
+    /// Entries, and metadata that goes with them.
+    Append(Vec<(u64, Bytes)>, Option<(LogMeta, Bytes)>),
     Truncate(Option<u64>),
     Purge(u64),
     PutMeta(LogMeta, Bytes),
@@ -120,7 +121,18 @@ impl LogStore {
     /// Appends entries, which must continue the group's log without a hole. Creates the group if
     /// there is none. No entries: `done` is called when everything submitted before is durable.
     pub fn append(&self, group: TabletId, entries: Vec<(u64, Bytes)>, done: Done) {
-        self.submit(group, Change::Append(entries), done);
+        self.append_with(group, entries, None, done);
+    }
+
+    /// Appends entries and stores a piece of metadata with them, both or neither.
+    pub fn append_with(
+        &self,
+        group: TabletId,
+        entries: Vec<(u64, Bytes)>,
+        meta: Option<(LogMeta, Bytes)>,
+        done: Done,
+    ) {
+        self.submit(group, Change::Append(entries, meta), done);
     }
 
     /// Removes the entries behind `keep_through`, or all of them.
@@ -229,7 +241,7 @@ impl Sink for LogSink {
 
     fn weight(operation: &Operation) -> usize {
         match &operation.change {
-            Change::Append(entries) => entries.iter().map(|(_, entry)| entry.len()).sum(),
+            Change::Append(entries, _) => entries.iter().map(|(_, entry)| entry.len()).sum(),
             Change::PutMeta(_, value) => value.len(),
             Change::Truncate(_) | Change::Purge(_) | Change::Remove => 0,
         }

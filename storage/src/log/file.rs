@@ -117,9 +117,12 @@ impl<'a> Tables<'a> {
 
     fn apply(&mut self, group: u64, change: &Change) -> Result<(), redb::Error> {
         match change {
-            Change::Append(entries) => {
+            Change::Append(entries, with) => {
                 for (index, entry) in entries {
                     self.entries.insert((group, *index), &entry[..])?;
+                }
+                if let Some((meta, value)) = with {
+                    self.meta.insert((group, *meta as u8), &value[..])?;
                 }
             }
             Change::Truncate(keep_through) => {

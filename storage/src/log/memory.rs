@@ -184,7 +184,12 @@ impl LogMemory {
         self.check()?;
         let sequence = self.submitted + 1;
         match change {
-            Change::Append(entries) => self.append(id, entries, sequence)?,
+            Change::Append(entries, with) => {
+                self.append(id, entries, sequence)?;
+                if let Some((meta, value)) = with {
+                    self.groups.entry(id).or_default().meta.insert(*meta, value.clone());
+                }
+            }
             Change::Truncate(keep_through) => self.cut(id, |group| {
                 let bounds = group.truncated(*keep_through);
                 group.shrink_to(bounds)
