@@ -1,1 +1,6 @@
 //! SQL over tablets: catalog, types, planning through DataFusion, sessions.
+
+pub mod error;
+pub mod types;
+
+pub use error::{SqlError, SqlState};
