@@ -310,3 +310,35 @@ fn an_iterator_outlives_its_snapshot_and_moves_to_another_thread() {
         assert_eq!(versions.count(), 1);
     });
 }
+
+#[test]
+fn a_range_is_about_as_large_as_what_was_written_to_it() {
+    in_virtual_time(|env, disk| async move {
+        let store = open(&env, &disk);
+        let whole = KeyRange::all();
+        let half = KeyRange::new(500_u32.to_be_bytes(), None);
+        let write = |ts| {
+            let mut batch = WriteBatch::new();
+            for row in 0..1_000_u32 {
+                batch.put(row.to_be_bytes(), at(ts), Some(vec![7; 4_000]));
+            }
+            store.commit(batch).expect("no fault");
+        };
+        let size = |range| store.snapshot().expect("readable").size_of(range).expect("readable");
+        assert_eq!(size(&whole), 0);
+        let one = 4 + 8 + 4_000;
+        for versions in 1..=6 {
+            write(versions);
+            assert_eq!(size(&whole), versions * 1_000 * one);
+            assert_eq!(size(&half), versions * 500 * one);
+        }
+        let point = KeyRange::point(7_u32.to_be_bytes());
+        assert_eq!(size(&point), 6 * one);
+        let mut batch = WriteBatch::new();
+        batch.collect_garbage(whole.clone(), at(5));
+        batch.clear_range(half.clone());
+        store.commit(batch).expect("no fault");
+        assert_eq!(size(&half), 0);
+        assert_eq!(size(&whole), 2 * 500 * one);
+    });
+}
