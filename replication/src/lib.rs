@@ -1,1 +1,3 @@
 //! Replicated logs over key ranges, and the network between nodes.
+
+pub mod net;
