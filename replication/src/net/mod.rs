@@ -84,13 +84,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use meridian_storage::NodeId;
 
-//pub mod grpc;
+pub mod grpc;
 mod local;
 pub mod sim;
 mod stream;
 pub mod topology;
 
-//pub use grpc::GrpcTransport;
+pub use grpc::GrpcTransport;
 pub use sim::{LinkSettings, LinkView, SimulatedNetwork};
 pub use stream::{Incoming, Outgoing};
 pub use topology::{Topology, TopologyError};

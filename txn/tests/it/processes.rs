@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use meridian_replication::Timing;
 use meridian_replication::net::{GrpcTransport, Registry, grpc};
-use meridian_storage::{
-    FolderDisk, NodeId, SimulatedDisk, Storage, StorageOptions, TabletId,
-};
+use meridian_storage::{FolderDisk, NodeId, SimulatedDisk, Storage, StorageOptions, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, SystemClock, World};
 use meridian_txn::{Member, Node, NodeOptions, TxnError};
 use tokio::net::TcpListener;
@@ -74,8 +72,7 @@ fn node_process() {
         exit_with_parent();
         let node = node(id, parse_peers(&peers), Some(folder.as_ref())).await;
         let (registry, env) = (node.registry().clone(), Arc::clone(node.env()));
-        let serving =
-            grpc::serve(listener, node.id(), registry, env, std::future::pending());
+        let serving = grpc::serve(listener, node.id(), registry, env, std::future::pending());
         let claim = async {
             node.claim_leadership().await.expect("claims");
             std::future::pending::<()>().await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_truetime::NodeEnvironment;
-use meridian_truetime::env::CostModel;
+use meridian_truetime::env::{CostModel, Environment};
 
 use super::*;
 use crate::net::{STREAM_WINDOW, Service, ServiceError};
