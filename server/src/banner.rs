@@ -33,7 +33,7 @@ fn nodes(config: &DemoConfig) -> Table {
     for node in &config.nodes {
         table.add_row([
             node.number.to_string(),
-            node.region.clone(),
+            config.region_name(node).to_owned(),
             format!("psql -h 127.0.0.1 -p {}", node.port),
         ]);
     }

@@ -25,8 +25,8 @@ pub enum DataPlace {
 pub struct NodeConfig {
     /// Its number, from 1.
     pub number: u64,
-    /// Its region, by the topology's name.
-    pub region: String,
+    /// The place of its region in the topology.
+    pub region: usize,
     /// The port at which it serves clients.
     pub port: u16,
 }
@@ -69,11 +69,11 @@ impl DemoConfig {
     /// If the topology can't be had or the ports don't suffice.
     pub fn from_args(args: DemoArgs) -> Result<Self, ConfigError> {
         let topology = Topology::load(&args.topology)?;
-        let regions = topology.regions();
-        let count = args.nodes.map_or(regions.len().min(MAX_NODES), usize::from);
+        let regions = topology.regions().len();
+        let count = args.nodes.map_or(regions.min(MAX_NODES), usize::from);
         let ports = args.port..=u16::MAX;
         let nodes: Vec<_> = (1..)
-            .zip(regions.iter().cloned().cycle())
+            .zip((0..regions).cycle())
             .zip(ports)
             .take(count)
             .map(|((number, region), port)| NodeConfig { number, region, port })
@@ -85,6 +85,12 @@ impl DemoConfig {
             if args.ephemeral { DataPlace::Memory } else { DataPlace::Folder(args.data_dir) };
         let seed = args.seed.unwrap_or_else(fresh_seed);
         Ok(Self { data, topology, nodes, epsilon: args.epsilon, seed })
+    }
+
+    /// A node's region by name.
+    #[must_use]
+    pub fn region_name(&self, node: &NodeConfig) -> &str {
+        self.topology.regions().get(node.region).map_or("", String::as_str)
     }
 }
 
@@ -108,7 +114,8 @@ mod tests {
     #[test]
     fn one_node_per_region_unless_said_otherwise() {
         let regions = |args: &[&str]| -> Vec<String> {
-            config(args).expect("valid").nodes.into_iter().map(|node| node.region).collect()
+            let config = config(args).expect("valid");
+            config.nodes.iter().map(|node| config.region_name(node).to_owned()).collect()
         };
         assert_eq!(regions(&[]), ["us-east", "us-west", "eu-west"]);
         assert_eq!(

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use meridian_sql::arrow::array::RecordBatch;
+use meridian_sql::types::{SessionFormat, TimeZone};
 use meridian_sql::{
     ColumnDescription, Outcome, Prepared, ScalarValue, Session, SqlError, SqlState,
 };
@@ -176,7 +177,7 @@ where
         formats: &[Format],
         limit: Option<u64>,
     ) -> Result<bool, Failure> {
-        let session_format = self.session.format().clone();
+        let session_format = self.session_format()?;
         source.sent = 0;
         while limit.is_none_or(|limit| source.sent < limit) {
             let Some((batch, row)) = &mut source.current else {
@@ -209,6 +210,11 @@ where
     pub(super) fn put(&mut self, message: Backend) -> Result<(), Failure> {
         put(message, &mut self.wire.output)?;
         Ok(())
+    }
+
+    /// How values are written as text.
+    pub(super) fn session_format(&self) -> Result<SessionFormat, SqlError> {
+        Ok(SessionFormat { time_zone: TimeZone::parse(self.session.setting("TimeZone")?)? })
     }
 
     fn report_notices(&mut self) {

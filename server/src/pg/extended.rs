@@ -143,10 +143,10 @@ where
         }
         let formats = Format::spread(&bind.parameter_formats, types.len(), "parameter")?;
         let values = bind.parameters.iter().zip(types).zip(formats).enumerate();
-        let session = self.session.format();
+        let session = self.session_format()?;
         let decode =
             |(i, ((value, pg_type), format)): (usize, ((&Option<Bytes>, &PgType), Format))| {
-                decode_value(value.as_deref(), *pg_type, format, session).map_err(
+                decode_value(value.as_deref(), *pg_type, format, &session).map_err(
                     |error: SqlError| error.context(format!("portal parameter ${}", i + 1)),
                 )
             };

@@ -1,7 +1,7 @@
 //! Results on the wire: row descriptions, and rows straight from Arrow arrays.
 
 use bytes::{BufMut, BytesMut};
-use meridian_sql::arrow::array::{Array, ArrayRef, RecordBatch};
+use meridian_sql::arrow::array::{Array, RecordBatch};
 use meridian_sql::types::{SessionFormat, binary, text};
 use meridian_sql::{ColumnDescription, SqlError, SqlState};
 use pgwire::messages::Message as _;
@@ -111,7 +111,7 @@ fn encode_values(
 }
 
 fn encode_value(
-    array: &ArrayRef,
+    array: &dyn Array,
     row: usize,
     column: &ColumnDescription,
     format: Format,
@@ -120,10 +120,7 @@ fn encode_value(
 ) -> Result<(), SqlError> {
     match format {
         Format::Binary => binary::encode(array, row, column.pg_type, output),
-        Format::Text => {
-            output.put_slice(text::format(array, row, column.pg_type, session)?.as_bytes());
-            Ok(())
-        }
+        Format::Text => text::encode(array, row, column.pg_type, session, output),
     }
 }
 

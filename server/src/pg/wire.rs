@@ -194,11 +194,11 @@ mod tests {
         stop: watch::Sender<bool>,
     }
 
-    /// A connection whose other end buffers 16 bytes, in virtual time.
-    fn with_wire<F: Future<Output = ()>>(scenario: impl FnOnce(Setting) -> F) {
+    /// A connection that buffers so many bytes either way, in virtual time.
+    fn with_wire<F: Future<Output = ()>>(buffer: usize, scenario: impl FnOnce(Setting) -> F) {
         World::run_virtual(1, CostModel::default(), |world| {
             let env: Env = world.node(1);
-            let (client, server) = tokio::io::duplex(16);
+            let (client, server) = tokio::io::duplex(buffer);
             let (reader, writer) = tokio::io::split(server);
             let (stop, stopping) = watch::channel(false);
             let wire = Wire::new(reader, writer, Arc::clone(&env), STALL, stopping);
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_client_that_reads_slowly_is_served_and_one_that_stops_is_given_up() {
-        with_wire(|mut it| async move {
+        with_wire(16, |mut it| async move {
             it.wire.output.put_bytes(b'x', 100);
             let mut received = vec![0; 100];
             let slow = async {
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn waits_are_interrupted_by_a_cancellation_and_by_the_end_of_either_side() {
-        with_wire(|mut it| async move {
+        with_wire(16, |mut it| async move {
             let sessions = Arc::new(Sessions::default());
             let session = sessions.enter(1);
             let never = std::future::pending::<()>;
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_last_word_is_read_by_a_client_that_is_still_sending() {
-        with_wire(|mut it| async move {
+        with_wire(64, |mut it| async move {
             let fatal = End::Fatal(SqlError::new(SqlState::PROTOCOL_VIOLATION, "no"));
             let talk = async {
                 it.client.write_all(&[0; 100]).await.expect("taken");

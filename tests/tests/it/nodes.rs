@@ -34,6 +34,16 @@ async fn two_of_three_serve_and_the_third_catches_up() {
     client.query("SELECT meridian.start_node(3)", &[]).await.expect("started");
     let third = server.connect(3).await;
     assert_eq!(count(&third).await.expect("served"), 51);
+    // Every replica has applied what its leader has.
+    eventually("the third catches up", async || {
+        let behind = "SELECT count(*) FROM meridian.replicas r JOIN meridian.replicas l
+                      ON r.tablet = l.tablet WHERE l.leads AND r.applied_index < l.applied_index";
+        let behind: i64 = client.query_one(behind, &[]).await.expect("rows").get(0);
+        let of_third = "SELECT count(*) FROM meridian.replicas WHERE node = 3";
+        let of_third: i64 = client.query_one(of_third, &[]).await.expect("rows").get(0);
+        if behind == 0 && of_third > 0 { Ok(()) } else { Err((behind, of_third)) }
+    })
+    .await;
     // Now the third is needed for every write, so it has to have what it missed.
     client.query("SELECT meridian.stop_node(2)", &[]).await.expect("stopped");
     client.execute(insert, &[&51]).await.expect("one and three are enough");
