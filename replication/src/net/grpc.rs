@@ -336,7 +336,6 @@ struct MeshNode {
 
 impl MeshNode {
     /// Whom a request is from, and the service that it is for.
-    #[expect(clippy::result_large_err, reason = "tonic's error, on its way to tonic")]
     fn addressed(&self, metadata: &MetadataMap) -> Result<(NodeId, Arc<dyn Service>), Status> {
         let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
         let node = |key| text(key).and_then(|text| text.parse().ok()).map(NodeId::new);
