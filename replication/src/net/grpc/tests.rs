@@ -1,6 +1,7 @@
 //! The gRPC network between nodes of one process. Three processes: `replication/tests`.
 
 use meridian_truetime::World;
+use tokio::net::TcpSocket;
 
 use super::*;
 
@@ -96,6 +97,14 @@ async fn node(id: u64) -> Node {
     Node { transport, echo, stop: Some(stop), stopped, address }
 }
 
+/// An address that nobody listens at, while the socket that holds it lives.
+fn deserted() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
 async fn two() -> (Node, Node) {
     let (one, two) = (node(1).await, node(2).await);
     one.transport.set_address(NodeId::new(2), two.address.clone());
@@ -167,8 +176,8 @@ fn errors_say_what_is_certain() {
         assert!(misled.certainly_not_executed() && misled.to_string().contains("n2"), "{misled}");
 
         // An address that nobody listens at; and one that is none.
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        for address in [free.to_string(), "not an address".to_owned()] {
+        let (_socket, deserted) = deserted();
+        for address in [deserted, "not an address".to_owned()] {
             one.transport.set_address(NodeId::new(4), address);
             let nobody = one.call(4, "hello").await.unwrap_err();
             assert!(matches!(nobody, NetError::Unreachable { .. }), "{nobody}");
@@ -221,9 +230,9 @@ fn a_failing_service_never_ends_its_stream_cleanly() {
 fn a_stream_that_finds_nobody_is_unreachable_at_both_halves() {
     real(async {
         let one = node(1).await;
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        one.transport.set_address(NodeId::new(2), free.to_string());
-        let (outgoing, mut incoming) = one.open(2, "echo").await;
+        let (_socket, deserted) = deserted();
+        one.transport.set_address(NodeId::new(2), deserted);
+        let (outgoing, mut incoming) = one.transport.open(NodeId::new(2), ECHO).await.unwrap();
         let error = incoming.next().await.unwrap().unwrap_err();
         assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
         assert_eq!(outgoing.closed().await, error);

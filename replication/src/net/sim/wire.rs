@@ -83,8 +83,23 @@ impl Agenda {
         (at <= now).then(|| (at, entry.remove()))
     }
 
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.next().is_some_and(|at| at <= now)
+    }
+
+    /// The driver sleeps until the next event, or until it is woken.
+    pub fn driver_sleeps(&mut self) -> Option<Moment> {
+        self.asleep_until = self.next();
+        self.asleep_until
+    }
+
+    /// The driver sleeps until it is woken.
+    pub fn driver_waits(&mut self) {
+        self.asleep_until = None;
+    }
+
     /// Whether the driver sleeps too long.
-    pub fn oversleeps(&self) -> bool {
+    pub fn driver_oversleeps(&self) -> bool {
         self.next().is_some_and(|at| self.asleep_until.is_none_or(|until| at < until))
     }
 }
@@ -100,13 +115,6 @@ pub(super) enum Job {
         request: Bytes,
     },
     Stream(Opening),
-}
-
-/// What one step of the network came to.
-pub(super) enum Step {
-    Happened(Option<Job>),
-    /// Nothing is due before this.
-    IdleUntil(Option<Moment>),
 }
 
 #[derive(Debug)]
@@ -132,6 +140,8 @@ pub(super) struct Wire {
     /// How long a stream outlives a stalled link.
     pub patience: Duration,
     pub agenda: Agenda,
+    /// Someone lets happen what is due. Only one does at a time, so that it happens in order.
+    pub catching_up: bool,
     pub(super) links: BTreeMap<(NodeId, NodeId), Link>,
     pub(super) streams: BTreeMap<u64, Stream>,
     pub trace: Trace,
@@ -147,6 +157,7 @@ impl Wire {
             topology,
             patience,
             agenda: Agenda::default(),
+            catching_up: false,
             links: BTreeMap::new(),
             streams: BTreeMap::new(),
             trace: Trace { enabled: traced, hash: Trace::BASIS },
@@ -162,14 +173,10 @@ impl Wire {
         self.last_id
     }
 
-    /// Lets the first thing happen that is due.
-    pub fn step(&mut self, now: Moment) -> Step {
-        let Some((at, event)) = self.agenda.take_due(now) else {
-            let next = self.agenda.next();
-            self.agenda.asleep_until = next;
-            return Step::IdleUntil(next);
-        };
-        Step::Happened(match event {
+    /// Lets the first thing happen that is due; `None` if nothing is.
+    pub fn step(&mut self, now: Moment) -> Option<Option<Job>> {
+        let (at, event) = self.agenda.take_due(now)?;
+        Some(match event {
             Event::Arrive(message) => self.arrive(now, message),
             Event::Wake { stream, side } => self.wake(now, at, stream, side),
             Event::Expire { nodes } => {
