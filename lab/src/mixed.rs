@@ -100,7 +100,7 @@ impl Mixed {
                 Some(key) if choice < self.read_percent => {
                     (format!("SELECT v FROM {} WHERE k = {key}", self.table), None)
                 }
-                Some(key) if choice % 2 == 0 => {
+                Some(key) if choice.is_multiple_of(2) => {
                     (format!("UPDATE {} SET v = v + 1 WHERE k = {key}", self.table), None)
                 }
                 _ => {
@@ -110,7 +110,8 @@ impl Mixed {
                 }
             };
             let result = client.execute(&sql).await;
-            let micros = u64::try_from((environment.now() - began).as_micros()).unwrap_or(u64::MAX);
+            let took = environment.now().saturating_sub(began);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             match result {
                 Ok(_) => {
                     record.inserted.extend(insert);
@@ -182,7 +183,7 @@ mod tests {
             let verb = sql.split(' ').next().unwrap_or_default();
             let count = self.0.entry(verb.into()).or_default();
             *count += 1;
-            if verb == "INSERT" && *count % 5 == 0 {
+            if verb == "INSERT" && count.is_multiple_of(5) {
                 return Err(ClientError::new("08007", "unknown"));
             }
             Ok(Reply::default())
@@ -198,8 +199,7 @@ mod tests {
             read_percent: 50,
         };
         let (clock, mut client) = (Clock::default(), Counting::default());
-        let record =
-            futures::executor::block_on(workload.run(3, &mut client, &clock));
+        let record = futures::executor::block_on(workload.run(3, &mut client, &clock));
         let count = |verb: &str| client.0.get(verb).copied().unwrap_or_default();
         assert_eq!(record.reads.len(), count("SELECT"));
         assert_eq!(record.inserted.len() as u64, count("INSERT") - count("INSERT") / 5);

@@ -152,16 +152,32 @@ pub(crate) type Outcome = Result<Timestamp, TxnError>;
 /// A request to the node that a tablet's replica is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    Get { tablet: TabletId, keys: Vec<Vec<u8>>, at: ReadAt },
-    Scan { tablet: TabletId, scan: ScanRequest },
+    Get {
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    },
+    Scan {
+        tablet: TabletId,
+        scan: ScanRequest,
+    },
     Write(WriteRequest),
     /// Open a replica; `lead` makes the replicas the group's first members.
-    Ensure { descriptor: TabletDescriptor, lead: bool },
+    Ensure {
+        descriptor: TabletDescriptor,
+        lead: bool,
+    },
     /// Does the tablet have a leader that serves? Asked of the leader.
-    Confirm { tablet: TabletId },
-    Retire { tablet: TabletId },
+    Confirm {
+        tablet: TabletId,
+    },
+    Retire {
+        tablet: TabletId,
+    },
     /// Close a replica and delete its data; only after the tablet was retired.
-    Remove { tablet: TabletId },
+    Remove {
+        tablet: TabletId,
+    },
     /// How the node's replicas stand.
     Status,
 }

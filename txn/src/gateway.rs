@@ -57,8 +57,7 @@ impl Node {
         let mut tablets = vec![self.system().clone()];
         let mut at = ReadAt::Strong { min: Timestamp::MIN };
         loop {
-            let scan =
-                ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
+            let scan = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
             let page = self.scan(SYSTEM_TABLET, scan).await?;
             for row in &page.rows {
                 tablets.push(directory_row(&row.value)?);
@@ -76,11 +75,7 @@ impl Node {
     ///
     /// # Errors
     /// [`TxnError`].
-    pub async fn scan(
-        &self,
-        tablet: TabletId,
-        scan: ScanRequest,
-    ) -> Result<ScanResult, TxnError> {
+    pub async fn scan(&self, tablet: TabletId, scan: ScanRequest) -> Result<ScanResult, TxnError> {
         self.ask_leader(tablet, Request::Scan { tablet, scan }, Effect::Repeatable).await
     }
 
@@ -112,7 +107,8 @@ impl Node {
     /// When no majority of its replicas could be opened in time. The nodes find the tablet in the
     /// directory and open it later by themselves.
     pub async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
-        let others = descriptor.replicas.iter().filter(|node| **node != descriptor.preferred_leader);
+        let others =
+            descriptor.replicas.iter().filter(|node| **node != descriptor.preferred_leader);
         let opened = others.map(|&node| async move {
             let request = Request::Ensure { descriptor: descriptor.clone(), lead: false };
             self.ask::<()>(node, descriptor.id, request, Effect::Repeatable).await
@@ -124,9 +120,7 @@ impl Node {
         }
         let lead = Request::Ensure { descriptor: descriptor.clone(), lead: true };
         let leader = descriptor.preferred_leader;
-        if let Err(error) =
-            self.ask::<()>(leader, descriptor.id, lead, Effect::Repeatable).await
-        {
+        if let Err(error) = self.ask::<()>(leader, descriptor.id, lead, Effect::Repeatable).await {
             tracing::warn!(tablet = %descriptor.id, %error, "the leader was not opened yet");
         }
         let known = self.directory().get(descriptor.id).is_some();
@@ -228,9 +222,11 @@ impl Node {
                 TxnError::Unavailable { .. } => search.next(),
                 TxnError::NoSuchTablet { .. } => {
                     // The replica may not be opened yet, or the tablet may be gone.
-                    search = Search { round: search.round, ..Search::new(
-                        self.replicas_of_refreshed(tablet).await?, None) };
-                    search.next_round()
+                    search = Search {
+                        round: search.round,
+                        ..Search::new(self.replicas_of_refreshed(tablet).await?, None)
+                    };
+                    Some(search.next_round())
                 }
                 _ => return Err(error),
             };
@@ -319,14 +315,14 @@ impl Search {
 
     fn count(&mut self) -> Option<Duration> {
         self.asked += 1;
-        if self.asked < self.replicas.len() { None } else { self.next_round() }
+        if self.asked < self.replicas.len() { None } else { Some(self.next_round()) }
     }
 
-    fn next_round(&mut self) -> Option<Duration> {
+    fn next_round(&mut self) -> Duration {
         self.asked = 0;
         let pause = (PAUSE.0 * 2_u32.saturating_pow(self.round)).min(PAUSE.1);
         self.round = (self.round + 1).min(16);
-        Some(pause)
+        pause
     }
 }
 

@@ -54,6 +54,9 @@ impl Oracle {
 
     /// A timestamp for the next write: no lower than `at_least` (`TT.now().latest` when the request
     /// came in) and above everything assigned or promised before. Pending until released.
+    ///
+    /// # Panics
+    /// At the end of the time axis, in the year 2554.
     pub fn assign(&mut self, at_least: Timestamp) -> Timestamp {
         let at = self.floor.next().max(at_least);
         assert!(at > self.floor, "the time axis has not ended");

@@ -56,19 +56,15 @@ impl Service for TabletService {
         let Some(node) = self.0.upgrade() else {
             return Err(ServiceError::new("the node has stopped"));
         };
-        let request: Request = decode(&request).map_err(internal)?;
+        let request: Request = decode(&request).map_err(ServiceError::new)?;
         node.env().work(Work::Request).await;
         let answer = node.env().timeout(PATIENCE, node.serve(request));
         answer.await.map_err(|_| ServiceError::new("not served in time"))
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn internal(error: TxnError) -> ServiceError {
-    ServiceError::new(error)
-}
-
 /// Encodes an answer; every answer is a `Result<T, TxnError>`.
+#[expect(clippy::needless_pass_by_value, reason = "reads better where results are made")]
 fn answer<T: Serialize>(result: Result<T, TxnError>) -> Bytes {
     let encoded = encode(&result).or_else(|error| encode(&Err::<T, _>(error)));
     encoded.unwrap_or_default().into()
@@ -120,9 +116,11 @@ impl Node {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             let version = read.snapshot.get(&key, read.at)?;
-            rows.push(version.and_then(|version| {
-                version.value.map(|value| Row { key, ts: version.ts, value })
-            }));
+            rows.push(
+                version.and_then(|version| {
+                    version.value.map(|value| Row { key, ts: version.ts, value })
+                }),
+            );
         }
         Ok((read.at, rows))
     }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! One task, the driver, sleeps until the next thing is due and lets it happen. What happens is
-//! decided by a state machine without tasks or clocks ([`wire`]); what a node then does runs in
+//! decided by a state machine without tasks or clocks (`wire.rs`); what a node then does runs in
 //! that node's environment, so that a halted node does nothing.
 //!
 //! # How faults show
@@ -20,7 +20,7 @@
 //! | fault | a call | a stream |
 //! |---|---|---|
 //! | loss | [`NetError::DeadlineExceeded`] | the message is late (two round trips, at least 200 ms), and all behind it |
-//! | duplication | is executed twice | none |
+//! | duplication | is executed twice, if at all | none |
 //! | reordering | overtaken by later ones | late |
 //! | clogged | late | stalls; breaks after the patience |
 //! | cut | [`NetError::DeadlineExceeded`] | stalls; breaks after the patience |

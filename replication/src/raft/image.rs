@@ -70,10 +70,14 @@ impl Image {
             }
             match decode(&bytes)? {
                 Chunk::Records(records) => {
-                    records.into_iter().for_each(|(name, value)| batch.put_record(name, value));
+                    for (name, value) in records {
+                        batch.put_record(name, value);
+                    }
                 }
                 Chunk::Rows(rows) => {
-                    rows.into_iter().for_each(|(key, at, value)| batch.put(key, at, value));
+                    for (key, at, value) in rows {
+                        batch.put(key, at, value);
+                    }
                 }
                 Chunk::End { checksum } => {
                     if checksum != hasher.clone().finalize() {

@@ -154,8 +154,7 @@ impl RaftStateMachine<RaftTypes> for Machine {
         image: Image,
     ) -> Result<(), io::Error> {
         let shared = &self.0;
-        let applied =
-            Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
+        let applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
         let old = shared.data.snapshot().map_err(to_io)?;
         let mut batch =
             image.into_batch(&old, shared.machine.range(), &shared.machine.records())?;
@@ -200,8 +199,7 @@ impl RaftSnapshotBuilder<RaftTypes> for Builder {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let (view, applied) = self.view()?;
         self.0.flush().await?;
-        let meta =
-            SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
+        let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
         let image = Image::of(view, self.0.machine.range(), self.0.machine.records());
         Ok(Snapshot { meta, snapshot: image })
     }

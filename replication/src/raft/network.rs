@@ -124,13 +124,13 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         self.call(Call::Append(rpc)).await
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         input: S,
         option: RPCOption,
     ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<RaftTypes>, RpcError>>, RpcError>,
+        '_,
+        Result<BoxStream<'_, Result<StreamAppendResult<RaftTypes>, RpcError>>, RpcError>,
     >
     where
         S: Stream<Item = AppendEntriesRequest<RaftTypes>> + OptionalSend + Unpin + 'static,
@@ -309,5 +309,5 @@ where
 
 /// The answer to one append of a stream, or to a call.
 pub(crate) fn answer<T: Serialize>(value: &T) -> Result<Bytes, crate::net::ServiceError> {
-    encode(value).map_err(|error| crate::net::ServiceError::new(error))
+    encode(value).map_err(crate::net::ServiceError::new)
 }

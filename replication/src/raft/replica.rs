@@ -148,9 +148,7 @@ impl Replica {
         let ready = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => linearizer.await_ready(&self.raft).await,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                return Err(ConfirmError::NotLeader {
-                    leader: forward.leader_id.map(NodeId::new),
-                });
+                return Err(ConfirmError::NotLeader { leader: forward.leader_id.map(NodeId::new) });
             }
             Err(error) => return Err(ConfirmError::Unavailable(error.to_string())),
         };
@@ -181,6 +179,7 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped. A group that has members already is left alone.
     pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConfirmError> {
+        #[expect(clippy::zero_sized_map_values, reason = "openraft takes a map")]
         let members: BTreeMap<u64, Member> =
             voters.iter().map(|node| (node.get(), Member)).collect();
         match self.raft.initialize(members).await {

@@ -42,9 +42,7 @@ impl Service for RaftService {
         let (group, call): (TabletId, Call) = decode(&request).map_err(malformed)?;
         let raft = self.replica(group)?.raft;
         match call {
-            Call::Append(rpc) => {
-                answer(&raft.append_entries(rpc).await.map_err(malformed)?)
-            }
+            Call::Append(rpc) => answer(&raft.append_entries(rpc).await.map_err(malformed)?),
             Call::Vote(rpc) => answer(&raft.vote(rpc).await.map_err(malformed)?),
             Call::PreVote(rpc) => answer(&raft.pre_vote(rpc).await.map_err(malformed)?),
             Call::Transfer(rpc) => {
@@ -108,7 +106,6 @@ async fn install(
         chunks.push(chunk.map_err(malformed)?);
     }
     let snapshot = Snapshot { meta, snapshot: Image::Received(chunks) };
-    let result =
-        replica.raft.install_full_snapshot(vote, snapshot).await.map_err(malformed)?;
+    let result = replica.raft.install_full_snapshot(vote, snapshot).await.map_err(malformed)?;
     outgoing.send(answer(&result)?).await.map_err(malformed)
 }

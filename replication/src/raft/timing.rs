@@ -48,7 +48,7 @@ impl Timing {
             heartbeat_interval: env.tokio_millis(self.heartbeat),
             election_timeout_min: env.tokio_millis(self.election_min),
             election_timeout_max: env.tokio_millis(self.election_max),
-            install_snapshot_timeout: env.tokio_millis(Duration::from_secs(60)),
+            install_snapshot_timeout: env.tokio_millis(Duration::from_mins(1)),
             max_payload_entries: 1_000,
             replication_lag_threshold: self.log_keep * 2,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.log_keep),
@@ -57,10 +57,7 @@ impl Timing {
             enable_pre_vote: Some(true),
             // A leader that restarts must win an election: what it had promised is forgotten.
             enable_leader_restore: Some(false),
-            backoff: format!(
-                "{0}ms {0}ms ..{0}ms",
-                env.tokio_millis(self.heartbeat)
-            ),
+            backoff: format!("{0}ms {0}ms ..{0}ms", env.tokio_millis(self.heartbeat)),
             ..Config::default()
         }
     }

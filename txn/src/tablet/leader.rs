@@ -49,7 +49,6 @@ impl Leadership {
         };
         self.released.send_replace(visible);
     }
-
 }
 
 /// A node's replica of a tablet.
@@ -200,7 +199,8 @@ impl Tablet {
                 return Err(self.not_leader(inner.replica.leader()));
             }
         }
-        if inner.machine.is_retired() || !inner.machine.state().descriptor.range.contains_range(range)
+        if inner.machine.is_retired()
+            || !inner.machine.state().descriptor.range.contains_range(range)
         {
             return Err(TxnError::NoSuchTablet { tablet: inner.id });
         }
@@ -241,9 +241,9 @@ impl Tablet {
         self.inner.env.spawn(async move {
             let _ = done.send(tablet.write_through(request).await);
         });
-        outcome.await.unwrap_or_else(|_| {
-            Err(TxnError::Unknown { reason: "the leader has stopped".into() })
-        })
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(TxnError::Unknown { reason: "the leader has stopped".into() }))
     }
 
     async fn write_through(&self, request: WriteRequest) -> Outcome {

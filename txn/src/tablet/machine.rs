@@ -100,11 +100,9 @@ impl TabletMachine {
     ) -> Result<Self, TxnError> {
         let state = match view.record(&state_record(descriptor.id))? {
             Some(bytes) => decode(&bytes)?,
-            None => State {
-                descriptor: descriptor.clone(),
-                last_write: Timestamp::MIN,
-                retired: false,
-            },
+            None => {
+                State { descriptor: descriptor.clone(), last_write: Timestamp::MIN, retired: false }
+            }
         };
         let versions = Versions { committed: state.clone(), next: state };
         Ok(Self { id: descriptor.id, state: Mutex::new(versions) })

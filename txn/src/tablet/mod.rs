@@ -3,6 +3,6 @@
 mod leader;
 mod machine;
 
-pub use leader::TabletRead;
 pub(crate) use leader::Tablet;
+pub use leader::TabletRead;
 pub(crate) use machine::{TabletMachine, removal, stored_tablets};

@@ -39,15 +39,8 @@ where
     World::run_virtual(seed, CostModel::default(), |world| async move {
         let network = SimulatedNetwork::new(&world, topology.clone());
         let disks = (1..=3).map(|number| (number, SimulatedDisk::new())).collect();
-        let mut cluster = Cluster {
-            world,
-            network,
-            topology,
-            epsilon,
-            disks,
-            nodes: BTreeMap::new(),
-            starts: 0,
-        };
+        let mut cluster =
+            Cluster { world, network, topology, epsilon, disks, nodes: BTreeMap::new(), starts: 0 };
         for number in 1..=3 {
             cluster.open(number).await;
         }
@@ -80,9 +73,7 @@ impl Cluster {
         let members = (1..=3).zip(self.topology.regions()).map(|(other, region)| Member {
             id: NodeId::new(other),
             region: region.clone(),
-            round_trip: self
-                .topology
-                .round_trip(place, usize::try_from(other - 1).expect("small")),
+            round_trip: self.topology.round_trip(place, usize::try_from(other - 1).expect("small")),
         });
         let node = Node::start(NodeOptions {
             id,
@@ -118,17 +109,8 @@ impl Cluster {
     /// A tablet for [`TABLE`], led from that node.
     pub async fn create_tablet(&self, number: u64) -> TabletDescriptor {
         let node = self.node(number);
-        let descriptor =
-            node.new_tablet(TabletId::new(2), table_range(TABLE), vec![(TABLE, 1)]);
-        let entered = node.write(WriteRequest {
-            tablet: SYSTEM_TABLET,
-            schema: Vec::new(),
-            reads: ReadSet::default(),
-            mutations: vec![directory_put(&descriptor).expect("encodes")],
-            after: Timestamp::MIN,
-        });
-        entered.await.expect("entered");
-        node.ensure_tablet(&descriptor).await.expect("serves");
+        let descriptor = node.new_tablet(TabletId::new(2), table_range(TABLE), vec![(TABLE, 1)]);
+        create_tablet(&node, &descriptor).await;
         descriptor
     }
 
@@ -138,6 +120,19 @@ impl Cluster {
         let result = work.await;
         (self.world.moment().since(began), result)
     }
+}
+
+/// Enters a tablet into the directory and waits until it serves.
+pub async fn create_tablet(node: &Node, descriptor: &TabletDescriptor) {
+    let entered = node.write(WriteRequest {
+        tablet: SYSTEM_TABLET,
+        schema: Vec::new(),
+        reads: ReadSet::default(),
+        mutations: vec![directory_put(descriptor).expect("encodes")],
+        after: Timestamp::MIN,
+    });
+    entered.await.expect("entered");
+    node.ensure_tablet(descriptor).await.expect("serves");
 }
 
 pub fn key(k: u64) -> Vec<u8> {

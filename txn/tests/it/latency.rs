@@ -53,8 +53,7 @@ fn a_strong_read_confirms_leadership_with_a_majority_and_an_unconfirmed_one_does
         cluster.create_tablet(1).await;
         let node = cluster.node(1);
         let read = |at| node.get(TabletId::new(2), vec![key(1)], at);
-        let (strong, result) =
-            cluster.time(read(ReadAt::Strong { min: Timestamp::MIN })).await;
+        let (strong, result) = cluster.time(read(ReadAt::Strong { min: Timestamp::MIN })).await;
         result.expect("read");
         // openraft confirms with one heartbeat at a time per follower, so that the nearer one's may
         // have to wait: 64 ms at best, 66 + 2 at worst.

@@ -29,26 +29,17 @@ fn refused_writes_change_nothing() {
 
         let mut other_schema = insert(3, "three");
         other_schema.schema = vec![(TABLE, 2)];
-        assert_eq!(
-            node.write(other_schema).await,
-            Err(TxnError::SchemaChanged { table: TABLE })
-        );
+        assert_eq!(node.write(other_schema).await, Err(TxnError::SchemaChanged { table: TABLE }));
 
         // Read by two, written by both: one comes too late.
         let read = ReadSet { keys: vec![(key(1), Some(first))], ..ReadSet::default() };
         node.write(write(read.clone(), vec![put(1, "changed")])).await.expect("first");
-        assert_eq!(
-            node.write(write(read, vec![put(1, "lost")])).await,
-            Err(TxnError::Conflict)
-        );
+        assert_eq!(node.write(write(read, vec![put(1, "lost")])).await, Err(TxnError::Conflict));
         assert_eq!(value(&node, 1).await, Ok(Some("changed".into())));
 
         // Absence is something that one reads, too.
         let absent = ReadSet { keys: vec![(key(1), None)], ..ReadSet::default() };
-        assert_eq!(
-            node.write(write(absent, vec![put(9, "x")])).await,
-            Err(TxnError::Conflict)
-        );
+        assert_eq!(node.write(write(absent, vec![put(9, "x")])).await, Err(TxnError::Conflict));
     });
 }
 
@@ -66,8 +57,7 @@ fn a_range_that_was_read_must_not_have_changed() {
         };
         let seen = node.scan(TabletId::new(2), scan).await.expect("scanned");
         assert_eq!(seen.rows.len(), 1);
-        let reads =
-            ReadSet { at: seen.at, ranges: vec![table_range(TABLE)], ..ReadSet::default() };
+        let reads = ReadSet { at: seen.at, ranges: vec![table_range(TABLE)], ..ReadSet::default() };
         // A phantom.
         node.write(insert(2, "two")).await.expect("inserted");
         let refused = node.write(write(reads, vec![put(3, "count is one")])).await;

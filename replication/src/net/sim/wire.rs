@@ -28,7 +28,7 @@ pub(super) enum Event {
 }
 
 /// A message of a call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Message {
     from: NodeId,
     to: NodeId,
@@ -36,9 +36,15 @@ pub(super) struct Message {
     body: Body,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Body {
-    Request { service: ServiceName, request: Bytes },
+    /// A duplicate follows its original only where that was executed, and is itself never
+    /// refused: a caller that is told that its request was not executed can rely on that.
+    Request {
+        service: ServiceName,
+        request: Bytes,
+        duplicate: bool,
+    },
     Answer(Result<Bytes, NetError>),
 }
 
@@ -248,7 +254,8 @@ impl Wire {
     ) -> u64 {
         let call = self.next_id();
         self.calls.insert(call, PendingCall { from, to, executing: false, reply });
-        self.send(now, Message { from, to, call, body: Body::Request { service, request } });
+        let body = Body::Request { service, request, duplicate: false };
+        self.send(now, Message { from, to, call, body });
         call
     }
 
@@ -274,8 +281,8 @@ impl Wire {
     fn send(&mut self, now: Moment, message: Message) {
         let Some(link) = self.links.get_mut(&(message.from, message.to)) else { return };
         link.count(message.body.payload().len());
-        for delay in link.copies().into_iter().flatten() {
-            self.agenda.post(now.plus(delay), Event::Arrive(message.clone()));
+        if let Some(transit) = link.transit() {
+            self.agenda.post(now.plus(transit), Event::Arrive(message));
         }
     }
 
@@ -298,21 +305,42 @@ impl Wire {
                 }
                 None
             }
-            Body::Request { service, request } => match self.service(to, service) {
-                Ok((home, incarnation, service)) => {
-                    if let Some(pending) = self.calls.get_mut(&call) {
-                        pending.executing = true;
-                    }
-                    Some(Job::Call { home, incarnation, service, from, call, request })
+            Body::Request { service, request, duplicate } => {
+                self.receive(now, [from, to], call, service, request, duplicate)
+            }
+        }
+    }
+
+    /// A request has reached its node.
+    fn receive(
+        &mut self,
+        now: Moment,
+        [from, to]: [NodeId; 2],
+        call: u64,
+        service: ServiceName,
+        request: Bytes,
+        duplicate: bool,
+    ) -> Option<Job> {
+        match self.service(to, service) {
+            Ok((home, incarnation, found)) => {
+                if let Some(pending) = self.calls.get_mut(&call) {
+                    pending.executing = true;
                 }
-                Err(error) => {
-                    self.send(
-                        now,
-                        Message { from: to, to: from, call, body: Body::Answer(Err(error)) },
-                    );
-                    None
+                let link = self.links.get_mut(&(from, to))?;
+                if !duplicate && let Some(later) = link.duplicate() {
+                    let request = request.clone();
+                    let body = Body::Request { service, request, duplicate: true };
+                    let message = Message { from, to, call, body };
+                    self.agenda.post(now.plus(later), Event::Arrive(message));
                 }
-            },
+                Some(Job::Call { home, incarnation, service: found, from, call, request })
+            }
+            Err(_) if duplicate => None,
+            Err(error) => {
+                let body = Body::Answer(Err(error));
+                self.send(now, Message { from: to, to: from, call, body });
+                None
+            }
         }
     }
 

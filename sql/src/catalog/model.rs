@@ -1,0 +1,129 @@
+//! What the catalog knows of a table. Immutable: a change makes a new [`TableInfo`] with a greater
+//! schema version, in a new [`CatalogSnapshot`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::types::PgType;
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnInfo {
+    /// Unique in its table and never used again; names the column in stored rows. From 1.
+    pub id: u32,
+    /// As written, after PostgreSQL's folding to lower case.
+    pub name: String,
+    /// Its SQL type.
+    pub pg_type: PgType,
+    /// Whether NULL may be stored. False for every column of the primary key.
+    pub nullable: bool,
+    /// The default expression as SQL text, evaluated at each insert.
+    pub default: Option<String>,
+}
+
+/// A table, as one version of the schema describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableInfo {
+    /// Unique in the cluster and never used again; the table's own id in keys. Below 100: a table
+    /// of the system tablet.
+    pub id: u64,
+    /// The schema that it is in (`public`, `meridian`).
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Grows with each change of the schema; a write carries it and is refused if it is old.
+    pub version: u64,
+    /// The table whose key its keys begin with; itself unless it is interleaved in another.
+    pub root: u64,
+    /// In order of their ordinals.
+    pub columns: Vec<ColumnInfo>,
+    /// Positions in `columns` of the primary key's columns, in the key's order. Never empty.
+    pub primary_key: Vec<usize>,
+}
+
+/// The first object id that PostgreSQL gives to what users create.
+const FIRST_USER_OID: u64 = 16_384;
+
+impl TableInfo {
+    /// The table's object id for PostgreSQL's catalogs: lasting, and unique among relations.
+    #[must_use]
+    pub fn oid(&self) -> u32 {
+        u32::try_from(FIRST_USER_OID + self.id * 2).unwrap_or(u32::MAX)
+    }
+
+    /// The object id of the primary key's index (and of the constraint).
+    #[must_use]
+    pub fn primary_key_oid(&self) -> u32 {
+        self.oid().saturating_add(1)
+    }
+
+    /// The name of the primary key's constraint and index.
+    #[must_use]
+    pub fn primary_key_name(&self) -> String {
+        format!("{}_pkey", self.name)
+    }
+
+    /// The columns of the primary key, in the key's order.
+    pub fn key_columns(&self) -> impl ExactSizeIterator<Item = &ColumnInfo> {
+        self.primary_key.iter().map(|&position| &self.columns[position])
+    }
+
+    /// Whether the column at `position` is part of the primary key.
+    #[must_use]
+    pub fn is_key_column(&self, position: usize) -> bool {
+        self.primary_key.contains(&position)
+    }
+
+    /// The position of the column of that name.
+    #[must_use]
+    pub fn position(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|c| c.name == column)
+    }
+
+    /// A table of the system tablet, which users read and only the database writes.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.id < 100
+    }
+}
+
+/// All tables, as a gateway saw them at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CatalogSnapshot {
+    /// Differs between snapshots that differ, on one gateway; plans are cached under it.
+    pub version: u64,
+    /// In order of their ids: the system's tables first.
+    pub tables: Vec<Arc<TableInfo>>,
+    names: BTreeMap<String, BTreeMap<String, usize>>,
+}
+
+impl CatalogSnapshot {
+    /// A snapshot of these tables.
+    #[must_use]
+    pub fn new(version: u64, mut tables: Vec<Arc<TableInfo>>) -> Self {
+        tables.sort_by_key(|table| table.id);
+        let mut names: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for (position, table) in tables.iter().enumerate() {
+            names.entry(table.schema.clone()).or_default().insert(table.name.clone(), position);
+        }
+        Self { version, tables, names }
+    }
+
+    /// The table of that schema and name.
+    #[must_use]
+    pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<TableInfo>> {
+        self.names.get(schema)?.get(name).map(|&position| &self.tables[position])
+    }
+
+    /// The table with that id.
+    #[must_use]
+    pub fn table_by_id(&self, id: u64) -> Option<&Arc<TableInfo>> {
+        let position = self.tables.binary_search_by_key(&id, |table| table.id).ok()?;
+        Some(&self.tables[position])
+    }
+
+    /// The tables of a schema, by name.
+    pub fn tables_of(&self, schema: &str) -> impl Iterator<Item = &Arc<TableInfo>> {
+        self.names.get(schema).into_iter().flatten().map(|(_, &position)| &self.tables[position])
+    }
+}

@@ -1,0 +1,582 @@
+//! The functions themselves.
+
+use super::super::cell::Cell;
+use super::super::types;
+use super::super::world::{Relation, UTF8, World, find_relation, quote_identifier};
+use super::Function;
+use crate::error::{SqlError, SqlState};
+use crate::types::{BaseType, PgType};
+
+type Outcome = Result<Cell, SqlError>;
+
+/// Settings that PostgreSQL's clients read and that have nothing to set here.
+const PRESETS: [(&str, &str); 5] = [
+    ("block_size", "8192"),
+    ("default_table_access_method", "heap"),
+    ("jit", "off"),
+    ("max_identifier_length", "63"),
+    ("max_index_keys", "32"),
+];
+
+/// Every function of the library.
+pub(super) fn all() -> Vec<Function> {
+    let mut functions = vec![
+        strict("array_lower", 2..=2, PgType::Int4, array_lower),
+        strict("array_upper", 2..=2, PgType::Int4, array_upper),
+        strict("array_subscripts", 3..=3, PgType::Array(BaseType::Int4), array_subscripts),
+        strict("array_to_string", 2..=3, PgType::Text, array_to_string),
+        called("current_catalog", 0..=0, PgType::Name, current_database),
+        called("current_database", 0..=0, PgType::Name, current_database),
+        called("current_role", 0..=0, PgType::Name, current_user),
+        called("current_schema", 0..=0, PgType::Name, current_schema),
+        strict("current_schemas", 1..=1, PgType::Array(BaseType::Name), current_schemas),
+        strict("current_setting", 1..=2, PgType::Text, current_setting),
+        called("current_user", 0..=0, PgType::Name, current_user),
+        called("format_type", 2..=2, PgType::Text, format_type),
+        called("getdatabaseencoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
+        called("pg_backend_pid", 0..=0, PgType::Int4, |w, _| Ok(w.session.backend_pid.into())),
+        strict("pg_char_to_encoding", 1..=1, PgType::Int4, char_to_encoding),
+        called("pg_client_encoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
+        strict("pg_encoding_to_char", 1..=1, PgType::Name, encoding_to_char),
+        strict("pg_get_constraintdef", 1..=2, PgType::Text, constraint_definition),
+        strict("pg_get_expr", 2..=3, PgType::Text, |_, args| Ok(args[0].clone())),
+        strict("pg_get_indexdef", 1..=3, PgType::Text, index_definition),
+        strict("pg_get_userbyid", 1..=1, PgType::Name, user_by_id),
+        called("pg_is_in_recovery", 0..=0, PgType::Bool, |_, _| Ok(false.into())),
+        strict("pg_is_other_temp_schema", 1..=1, PgType::Bool, |_, _| Ok(false.into())),
+        called("pg_my_temp_schema", 0..=0, PgType::Oid, |_, _| Ok(Cell::Int(0))),
+        strict("pg_relation_is_publishable", 1..=1, PgType::Bool, relation_is_publishable),
+        strict("pg_size_pretty", 1..=1, PgType::Text, size_pretty),
+        strict("pg_table_is_visible", 1..=1, PgType::Bool, table_is_visible),
+        strict("pg_tablespace_location", 1..=1, PgType::Text, |_, _| Ok("".into())),
+        strict("quote_ident", 1..=1, PgType::Text, quote_ident),
+        strict("quote_literal", 1..=1, PgType::Text, quote_literal),
+        called("quote_nullable", 1..=1, PgType::Text, quote_nullable),
+        strict("obj_description", 1..=2, PgType::Text, object_description),
+        strict("regclassin", 1..=1, PgType::Regclass, regclass_in),
+        strict("regclassout", 1..=1, PgType::Text, regclass_out),
+        strict("regnamespacein", 1..=1, PgType::Regnamespace, regnamespace_in),
+        strict("regnamespaceout", 1..=1, PgType::Text, regnamespace_out),
+        strict("regprocin", 1..=1, PgType::Regproc, regproc_in),
+        strict("regprocout", 1..=1, PgType::Text, regproc_out),
+        strict("regrolein", 1..=1, PgType::Regrole, regrole_in),
+        strict("regroleout", 1..=1, PgType::Text, |w, args| user_by_id(w, args)),
+        strict("regtypein", 1..=1, PgType::Regtype, regtype_in),
+        strict("regtypeout", 1..=1, PgType::Text, regtype_out),
+        strict("row_security_active", 1..=1, PgType::Bool, |_, _| Ok(false.into())),
+        called("session_user", 0..=0, PgType::Name, current_user),
+        strict("to_regclass", 1..=1, PgType::Regclass, |w, a| Ok(found(regclass_in(w, a)))),
+        strict("to_regnamespace", 1..=1, PgType::Regnamespace, |w, a| {
+            Ok(found(regnamespace_in(w, a)))
+        }),
+        strict("to_regtype", 1..=1, PgType::Regtype, |w, a| Ok(found(regtype_in(w, a)))),
+        called("user", 0..=0, PgType::Name, current_user),
+        called("version", 0..=0, PgType::Text, version),
+    ];
+    functions.extend(visible_everywhere());
+    functions.extend(privileges());
+    functions.extend(without_answer());
+    functions
+}
+
+/// Called whatever its arguments are.
+fn called(
+    name: &'static str,
+    arity: std::ops::RangeInclusive<usize>,
+    returns: PgType,
+    body: super::Body,
+) -> Function {
+    Function { name, arity, returns, strict: false, body }
+}
+
+/// NULL where an argument is.
+fn strict(
+    name: &'static str,
+    arity: std::ops::RangeInclusive<usize>,
+    returns: PgType,
+    body: super::Body,
+) -> Function {
+    Function { name, arity, returns, strict: true, body }
+}
+
+/// Objects other than relations are all in `pg_catalog`, which is always on the search path.
+fn visible_everywhere() -> impl Iterator<Item = Function> {
+    let names = [
+        "pg_collation_is_visible",
+        "pg_conversion_is_visible",
+        "pg_function_is_visible",
+        "pg_opclass_is_visible",
+        "pg_operator_is_visible",
+        "pg_opfamily_is_visible",
+        "pg_statistics_obj_is_visible",
+        "pg_ts_config_is_visible",
+        "pg_type_is_visible",
+    ];
+    names.into_iter().map(|name| strict(name, 1..=1, PgType::Bool, |_, _| Ok(true.into())))
+}
+
+/// Every role may do everything.
+fn privileges() -> impl Iterator<Item = Function> {
+    let names = [
+        "has_any_column_privilege",
+        "has_column_privilege",
+        "has_database_privilege",
+        "has_function_privilege",
+        "has_language_privilege",
+        "has_schema_privilege",
+        "has_sequence_privilege",
+        "has_server_privilege",
+        "has_table_privilege",
+        "has_tablespace_privilege",
+        "has_type_privilege",
+        "pg_has_role",
+    ];
+    names.into_iter().map(|name| strict(name, 2..=4, PgType::Bool, |_, _| Ok(true.into())))
+}
+
+/// What is asked about things that Meridian has none of, or that the catalogs don't know (the
+/// sizes of tables are in `meridian.tablets`).
+fn without_answer() -> impl Iterator<Item = Function> {
+    let texts = [
+        "col_description",
+        "pg_get_function_arguments",
+        "pg_get_function_identity_arguments",
+        "pg_get_function_result",
+        "pg_get_functiondef",
+        "pg_get_partition_constraintdef",
+        "pg_get_partkeydef",
+        "pg_get_ruledef",
+        "pg_get_serial_sequence",
+        "pg_get_statisticsobjdef",
+        "pg_get_statisticsobjdef_columns",
+        "pg_get_triggerdef",
+        "pg_get_viewdef",
+        "shobj_description",
+    ];
+    let sizes = [
+        "pg_database_size",
+        "pg_indexes_size",
+        "pg_relation_size",
+        "pg_table_size",
+        "pg_tablespace_size",
+        "pg_total_relation_size",
+    ];
+    let texts = texts.into_iter().map(|name| (name, PgType::Text));
+    let sizes = sizes.into_iter().map(|name| (name, PgType::Int8));
+    texts.chain(sizes).map(|(name, returns)| called(name, 1..=3, returns, |_, _| Ok(Cell::Null)))
+}
+
+/// NULL in place of "there is no such thing".
+fn found(outcome: Outcome) -> Cell {
+    outcome.unwrap_or(Cell::Null)
+}
+
+/// The text of an argument, as `text` would show it.
+fn text_of(cell: &Cell) -> String {
+    match cell {
+        Cell::Null => String::new(),
+        Cell::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
+        Cell::Int(number) => number.to_string(),
+        Cell::Text(text) => text.to_string(),
+        Cell::List(items) => format!("{{{}}}", items.iter().map(text_of).collect::<Vec<_>>().join(",")),
+    }
+}
+
+fn array_lower(_: &World, args: &[Cell]) -> Outcome {
+    let has_items = matches!(&args[0], Cell::List(items) if !items.is_empty());
+    Ok((has_items && args[1].as_int() == Some(1)).then_some(1).into())
+}
+
+fn array_upper(_: &World, args: &[Cell]) -> Outcome {
+    Ok(match &args[0] {
+        Cell::List(items) if !items.is_empty() && args[1].as_int() == Some(1) => items.len().into(),
+        _ => Cell::Null,
+    })
+}
+
+/// What `generate_subscripts` would generate, counting from the third argument.
+fn array_subscripts(_: &World, args: &[Cell]) -> Outcome {
+    let count = match &args[0] {
+        Cell::List(items) if args[1].as_int() == Some(1) => items.len(),
+        _ => 0,
+    };
+    let first = args[2].as_int().unwrap_or(1);
+    Ok(Cell::List((first..).take(count).map(Cell::Int).collect()))
+}
+
+/// NULLs are left out, or shown as the third argument says.
+fn array_to_string(_: &World, args: &[Cell]) -> Outcome {
+    let Cell::List(items) = &args[0] else { return Ok(Cell::Null) };
+    let null = args.get(2).map(text_of);
+    let shown = items.iter().filter_map(|item| match item {
+        Cell::Null => null.clone(),
+        item => Some(text_of(item)),
+    });
+    Ok(shown.collect::<Vec<_>>().join(&text_of(&args[1])).into())
+}
+
+fn current_database(world: &World, _: &[Cell]) -> Outcome {
+    Ok((&world.session.database).into())
+}
+
+fn current_user(world: &World, _: &[Cell]) -> Outcome {
+    Ok((&world.session.user).into())
+}
+
+fn current_schema(world: &World, _: &[Cell]) -> Outcome {
+    Ok(world.search_path().into_iter().next().into())
+}
+
+fn current_schemas(world: &World, args: &[Cell]) -> Outcome {
+    let mut path = world.search_path();
+    if args[0].is_true() && !path.iter().any(|schema| schema == "pg_catalog") {
+        path.insert(0, "pg_catalog".to_owned());
+    }
+    Ok(path.into_iter().collect())
+}
+
+fn current_setting(world: &World, args: &[Cell]) -> Outcome {
+    let name = text_of(&args[0]);
+    let folded = name.to_ascii_lowercase();
+    let preset = PRESETS.iter().find(|(preset, _)| *preset == folded);
+    match (world.session.settings.get(&folded), preset) {
+        (Some(value), _) => Ok(value.into()),
+        (None, Some((_, value))) => Ok((*value).into()),
+        (None, None) if args.get(1).is_some_and(Cell::is_true) => Ok(Cell::Null),
+        (None, None) => Err(SqlError::new(
+            SqlState::UNDEFINED_OBJECT,
+            format!("unrecognized configuration parameter \"{name}\""),
+        )),
+    }
+}
+
+fn format_type(_: &World, args: &[Cell]) -> Outcome {
+    let Some(oid) = args[0].as_oid() else { return Ok(Cell::Null) };
+    if oid == 0 {
+        return Ok("-".into());
+    }
+    let modifier = args[1].as_int().and_then(|modifier| i32::try_from(modifier).ok());
+    Ok(types::format_type(oid, modifier).into())
+}
+
+fn char_to_encoding(_: &World, args: &[Cell]) -> Outcome {
+    let name = text_of(&args[0]).to_ascii_lowercase();
+    Ok(if matches!(name.as_str(), "utf8" | "utf-8" | "unicode") { UTF8 } else { -1 }.into())
+}
+
+fn encoding_to_char(_: &World, args: &[Cell]) -> Outcome {
+    Ok(if args[0].as_int() == Some(UTF8.into()) { "UTF8" } else { "" }.into())
+}
+
+fn constraint_definition(world: &World, args: &[Cell]) -> Outcome {
+    let table = args[0].as_oid().and_then(|oid| world.primary_key(oid));
+    Ok(table.map(World::constraint_definition).into())
+}
+
+fn index_definition(world: &World, args: &[Cell]) -> Outcome {
+    let column = args.get(1).and_then(Cell::as_int).and_then(|column| usize::try_from(column).ok());
+    let pretty = args.get(2).is_some_and(Cell::is_true);
+    let table = args[0].as_oid().and_then(|oid| world.primary_key(oid));
+    let definition = |table| world.index_definition(table, column.unwrap_or(0), pretty);
+    Ok(table.and_then(definition).into())
+}
+
+fn user_by_id(world: &World, args: &[Cell]) -> Outcome {
+    let name = args[0].as_oid().and_then(|oid| world.role_name(oid));
+    Ok(name.unwrap_or_else(|| format!("unknown (OID={})", text_of(&args[0]))).into())
+}
+
+fn relation_is_publishable(world: &World, args: &[Cell]) -> Outcome {
+    let relation = args[0].as_oid().and_then(|oid| world.relation(oid));
+    Ok(relation.map(|found| matches!(found, Relation::Table(t) if !t.is_system())).into())
+}
+
+fn table_is_visible(world: &World, args: &[Cell]) -> Outcome {
+    let relation = args[0].as_oid().and_then(|oid| world.relation(oid));
+    Ok(relation.map(|found| world.is_visible(found.schema())).into())
+}
+
+/// Bytes, then the next greater unit from ten thousand of the smaller on, rounded.
+fn size_pretty(_: &World, args: &[Cell]) -> Outcome {
+    let Some(bytes) = args[0].as_int() else { return Ok(Cell::Null) };
+    if bytes.unsigned_abs() < 10 * 1024 {
+        return Ok(format!("{bytes} bytes").into());
+    }
+    // One bit more than the unit's, to round by.
+    let mut halves = bytes >> 9;
+    for unit in ["kB", "MB", "GB", "TB"] {
+        if halves.unsigned_abs() < 20 * 1024 - 1 {
+            return Ok(format!("{} {unit}", rounded_half(halves)).into());
+        }
+        halves >>= 10;
+    }
+    Ok(format!("{} PB", rounded_half(halves)).into())
+}
+
+fn rounded_half(halves: i64) -> i64 {
+    (halves + if halves < 0 { -1 } else { 1 }) / 2
+}
+
+fn quote_ident(_: &World, args: &[Cell]) -> Outcome {
+    Ok(quote_identifier(&text_of(&args[0])).into())
+}
+
+fn quote_literal(_: &World, args: &[Cell]) -> Outcome {
+    let text = text_of(&args[0]);
+    let quoted = text.replace('\'', "''");
+    Ok(if text.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+    .into())
+}
+
+fn quote_nullable(world: &World, args: &[Cell]) -> Outcome {
+    if args[0] == Cell::Null { Ok("NULL".into()) } else { quote_literal(world, args) }
+}
+
+fn object_description(_: &World, args: &[Cell]) -> Outcome {
+    let public = args[0].as_oid() == Some(super::super::world::PUBLIC);
+    let described = public && args.get(1).and_then(Cell::as_str) == Some("pg_namespace");
+    Ok(described.then_some("standard public schema").into())
+}
+
+fn version(world: &World, _: &[Cell]) -> Outcome {
+    let version = world.session.settings.get("server_version").map_or("15", String::as_str);
+    Ok(format!("PostgreSQL {version} (Meridian {})", env!("CARGO_PKG_VERSION")).into())
+}
+
+/// An object id stands for itself, `-` for none; anything else is a name to look up.
+fn by_number_or<'a>(
+    args: &'a [Cell],
+    look_up: impl FnOnce(&'a str) -> Outcome,
+) -> Outcome {
+    match &args[0] {
+        Cell::Text(text) if text == "-" => Ok(Cell::Int(0)),
+        Cell::Text(text) => match text.parse::<u32>() {
+            Ok(oid) => Ok(oid.into()),
+            Err(_) => look_up(text),
+        },
+        cell => Ok(cell.as_oid().into()),
+    }
+}
+
+fn regclass_in(world: &World, args: &[Cell]) -> Outcome {
+    by_number_or(args, |text| Ok(relation_by_text(&world.snapshot, text)?.into()))
+}
+
+/// The object id of the relation that a text names as SQL would: folded unless quoted, with a
+/// schema or without.
+pub(in crate::pg_catalog) fn relation_by_text(
+    snapshot: &crate::catalog::CatalogSnapshot,
+    text: &str,
+) -> Result<u32, SqlError> {
+    let parts = identifiers(text)?;
+    let relation = match parts.as_slice() {
+        [name] => find_relation(snapshot, None, name),
+        [schema, name] | [_, schema, name] => find_relation(snapshot, Some(schema), name),
+        _ => None,
+    };
+    relation.map(|relation| relation.oid()).ok_or_else(|| {
+        let name = parts.join(".");
+        SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"))
+    })
+}
+
+/// The parts of a dotted name: `a."B c"` is `a` and `B c`.
+fn identifiers(text: &str) -> Result<Vec<String>, SqlError> {
+    let invalid = || SqlError::new(SqlState::INVALID_NAME, "invalid name syntax");
+    let mut parts = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        let mut part = String::new();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            rest = quoted;
+            loop {
+                let (before, after) = rest.split_once('"').ok_or_else(invalid)?;
+                part.push_str(before);
+                let Some(after) = after.strip_prefix('"').inspect(|_| part.push('"')) else {
+                    rest = after;
+                    break;
+                };
+                rest = after;
+            }
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            part = rest[..end].trim().to_ascii_lowercase();
+            rest = &rest[end..];
+        }
+        if part.is_empty() {
+            return Err(invalid());
+        }
+        parts.push(part);
+        match rest.trim_start().strip_prefix('.') {
+            Some(after) => rest = after.trim_start(),
+            None if rest.trim().is_empty() => return Ok(parts),
+            None => return Err(invalid()),
+        }
+    }
+}
+
+fn regclass_out(world: &World, args: &[Cell]) -> Outcome {
+    Ok(args[0].as_oid().map(|oid| if oid == 0 { "-".into() } else { world.regclass_name(oid) }).into())
+}
+
+fn regnamespace_in(world: &World, args: &[Cell]) -> Outcome {
+    by_number_or(args, |text| {
+        let name = identifiers(text)?.join(".");
+        world.namespace_oid(&name).map(Cell::from).ok_or_else(|| {
+            let message = format!("schema \"{name}\" does not exist");
+            SqlError::new(SqlState::INVALID_SCHEMA_NAME, message)
+        })
+    })
+}
+
+fn regnamespace_out(world: &World, args: &[Cell]) -> Outcome {
+    let name = args[0].as_oid().and_then(|oid| world.namespace_name(oid));
+    Ok(name.map_or_else(|| text_of(&args[0]), |name| quote_identifier(&name)).into())
+}
+
+fn regproc_in(_: &World, args: &[Cell]) -> Outcome {
+    by_number_or(args, |text| {
+        let name = text.strip_prefix("pg_catalog.").unwrap_or(text);
+        let known = types::functions().into_iter().find(|(_, known)| *known == name);
+        known.map(|(oid, _)| Cell::from(oid)).ok_or_else(|| {
+            let message = format!("function \"{text}\" does not exist");
+            SqlError::new(SqlState::UNDEFINED_FUNCTION, message)
+        })
+    })
+}
+
+fn regproc_out(_: &World, args: &[Cell]) -> Outcome {
+    let Some(oid) = args[0].as_oid() else { return Ok(Cell::Null) };
+    let name = types::functions().get(&oid).map(|name| (*name).to_owned());
+    Ok(name.unwrap_or_else(|| if oid == 0 { "-".to_owned() } else { oid.to_string() }).into())
+}
+
+fn regrole_in(world: &World, args: &[Cell]) -> Outcome {
+    by_number_or(args, |text| {
+        let name = identifiers(text)?.join(".");
+        let role = world.roles().into_iter().find(|(_, role)| *role == name);
+        role.map(|(oid, _)| Cell::from(oid)).ok_or_else(|| {
+            SqlError::new(SqlState::UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
+        })
+    })
+}
+
+fn regtype_in(_: &World, args: &[Cell]) -> Outcome {
+    by_number_or(args, |text| {
+        let info = types::by_name(text.strip_prefix("pg_catalog.").unwrap_or(text));
+        info.map(|info| info.oid.into()).ok_or_else(|| SqlError::undefined_type(text))
+    })
+}
+
+fn regtype_out(_: &World, args: &[Cell]) -> Outcome {
+    let Some(oid) = args[0].as_oid() else { return Ok(Cell::Null) };
+    Ok(match types::by_oid(oid) {
+        Some(_) => types::format_type(oid, None),
+        None if oid == 0 => "-".to_owned(),
+        None => oid.to_string(),
+    }
+    .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sample;
+    use super::*;
+
+    fn call(name: &str, args: &[Cell]) -> Result<Cell, SqlError> {
+        let function = all().into_iter().find(|function| function.name == name).expect("it exists");
+        assert!(function.arity.contains(&args.len()));
+        (function.body)(&sample::world(), args)
+    }
+
+    #[test]
+    fn every_function_has_its_own_name() {
+        let mut names: Vec<&str> = all().iter().map(|function| function.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    // What PostgreSQL 15 answers to the same calls.
+    #[test]
+    fn sizes_read_as_in_postgresql() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (10_239, "10239 bytes"),
+            (10_240, "10 kB"),
+            (-10_240, "-10 kB"),
+            (1_000_000, "977 kB"),
+            (10_485_247, "10239 kB"),
+            (10_485_248, "10 MB"),
+            (123_456_789_012, "115 GB"),
+            (i64::MAX, "8192 PB"),
+        ] {
+            let args = [Cell::Int(bytes)];
+            assert_eq!(call("pg_size_pretty", &args).unwrap(), Cell::from(expected));
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up_as_sql_writes_them() {
+        let world = sample::world();
+        let oid = |name| world.snapshot.table("public", name).map(|table| table.oid());
+        for (text, name) in [
+            ("accounts", "accounts"),
+            ("ACCOUNTS", "accounts"),
+            ("public.accounts", "accounts"),
+            (" public . \"accounts\" ", "accounts"),
+            ("\"Odd Name\"", "Odd Name"),
+        ] {
+            let found = call("regclassin", &[Cell::from(text)]).unwrap();
+            assert_eq!(found, Cell::from(oid(name)), "{text}");
+        }
+        assert_eq!(call("regclassin", &[Cell::from("pg_class")]).unwrap(), Cell::Int(1259));
+        assert_eq!(call("regclassin", &[Cell::from("17")]).unwrap(), Cell::Int(17));
+        for (text, code) in [
+            ("nothing", SqlState::UNDEFINED_TABLE),
+            ("\"ACCOUNTS\"", SqlState::UNDEFINED_TABLE),
+            ("a.", SqlState::INVALID_NAME),
+            ("\"a", SqlState::INVALID_NAME),
+            ("", SqlState::INVALID_NAME),
+        ] {
+            let error = call("regclassin", &[Cell::from(text)]).unwrap_err();
+            assert_eq!(error.sqlstate, code, "{text}");
+            assert_eq!(call("to_regclass", &[Cell::from(text)]).unwrap(), Cell::Null);
+        }
+    }
+
+    #[test]
+    fn texts_are_quoted_as_in_postgresql() {
+        for (text, expected) in
+            [("a'b", "'a''b'"), ("a\\b", "E'a\\\\b'"), ("", "''")]
+        {
+            assert_eq!(call("quote_literal", &[Cell::from(text)]).unwrap(), Cell::from(expected));
+        }
+        assert_eq!(call("quote_nullable", &[Cell::Null]).unwrap(), Cell::from("NULL"));
+    }
+
+    #[test]
+    fn arrays_become_text() {
+        let items = Cell::List(vec![Cell::from("a"), Cell::Null, Cell::Int(2)]);
+        let comma = Cell::from(",");
+        let without = call("array_to_string", &[items.clone(), comma.clone()]).unwrap();
+        assert_eq!(without, Cell::from("a,2"));
+        let with = call("array_to_string", &[items, comma, Cell::from("*")]).unwrap();
+        assert_eq!(with, Cell::from("a,*,2"));
+    }
+
+    #[test]
+    fn settings_are_read_and_unknown_ones_refused() {
+        let version = call("current_setting", &[Cell::from("Server_Version")]).unwrap();
+        assert_eq!(version, Cell::from("15.18"));
+        let unknown = call("current_setting", &[Cell::from("nothing")]).unwrap_err();
+        assert_eq!(unknown.sqlstate, SqlState::UNDEFINED_OBJECT);
+        let missing_ok = [Cell::from("nothing"), Cell::Bool(true)];
+        assert_eq!(call("current_setting", &missing_ok).unwrap(), Cell::Null);
+    }
+}

@@ -1,0 +1,293 @@
+//! What the catalogs are about: the tables of one [`CatalogSnapshot`], the system catalogs
+//! themselves, and who asks.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::definition::{self, Definition};
+use crate::catalog::{CatalogSnapshot, TableInfo};
+
+/// The role that owns everything: PostgreSQL's bootstrap superuser.
+pub(super) const OWNER: u32 = 10;
+/// The name of that role.
+pub(super) const OWNER_NAME: &str = "meridian";
+/// The role of the session, where it goes by another name.
+const SESSION_ROLE: u32 = 16_383;
+/// The object id of the only database.
+pub(super) const DATABASE: u32 = 5;
+/// The access methods of tables and of indexes.
+pub(super) const HEAP: u32 = 2;
+pub(super) const BTREE: u32 = 403;
+/// The object id of the encoding UTF8.
+pub(super) const UTF8: i32 = 6;
+/// The collation of every string: by its bytes.
+pub(super) const COLLATION: &str = "C.UTF-8";
+
+pub(super) const PG_CATALOG: u32 = 11;
+pub(super) const PUBLIC: u32 = 2200;
+const INFORMATION_SCHEMA: u32 = 13_207;
+/// Below 16384, where PostgreSQL's tools expect what users created.
+const MERIDIAN: u32 = 16_382;
+/// Any other schema follows from here, in order of their names.
+const OTHER_SCHEMAS: u32 = 15_000;
+
+/// What the catalogs say of the session that asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The role that it runs as.
+    pub user: String,
+    /// The database that it is connected to.
+    pub database: String,
+    /// What `pg_backend_pid()` answers.
+    pub backend_pid: i32,
+    /// Every setting (`SHOW ALL`) with its present value, by its lower-case name. Those that the
+    /// catalogs themselves ask for: `search_path`, `server_version`.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// All that a row of a catalog is made from.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) snapshot: Arc<CatalogSnapshot>,
+    pub(super) session: Arc<SessionInfo>,
+}
+
+/// Something with a row in `pg_class`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Relation<'a> {
+    Table(&'a TableInfo),
+    /// The index of this table's primary key.
+    PrimaryKey(&'a TableInfo),
+    System(&'static Definition),
+}
+
+impl Relation<'_> {
+    pub(super) fn oid(&self) -> u32 {
+        match self {
+            Self::Table(table) => table.oid(),
+            Self::PrimaryKey(table) => table.primary_key_oid(),
+            Self::System(definition) => definition.oid,
+        }
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        match self {
+            Self::Table(table) | Self::PrimaryKey(table) => &table.schema,
+            Self::System(definition) => definition.schema,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Table(table) => table.name.clone(),
+            Self::PrimaryKey(table) => table.primary_key_name(),
+            Self::System(definition) => definition.name.to_owned(),
+        }
+    }
+}
+
+/// The relation of that name. Without a schema, the system catalogs come first, then `public`.
+pub(super) fn find_relation<'a>(
+    snapshot: &'a CatalogSnapshot,
+    schema: Option<&str>,
+    name: &str,
+) -> Option<Relation<'a>> {
+    let system = definition::relations(schema.unwrap_or("pg_catalog"));
+    if let Some(definition) = system.and_then(|relations| relations.get(name)) {
+        return Some(Relation::System(definition));
+    }
+    let schema = schema.unwrap_or("public");
+    if let Some(table) = snapshot.table(schema, name) {
+        return Some(Relation::Table(table));
+    }
+    let table = snapshot.table(schema, name.strip_suffix("_pkey")?)?;
+    Some(Relation::PrimaryKey(table))
+}
+
+impl World {
+    /// Every relation: tables and their indexes, then the system's own.
+    pub(super) fn relations(&self) -> impl Iterator<Item = Relation<'_>> {
+        let tables = self.snapshot.tables.iter();
+        let users = tables.flat_map(|t| [Relation::Table(t), Relation::PrimaryKey(t)]);
+        users.chain(definition::all().map(Relation::System))
+    }
+
+    pub(super) fn relation(&self, oid: u32) -> Option<Relation<'_>> {
+        self.relations().find(|relation| relation.oid() == oid)
+    }
+
+    /// The table whose primary key's index (and constraint) has this object id.
+    pub(super) fn primary_key(&self, oid: u32) -> Option<&TableInfo> {
+        match self.relation(oid)? {
+            Relation::PrimaryKey(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// Every schema with its object id.
+    pub(super) fn namespaces(&self) -> Vec<(u32, String)> {
+        let mut names: Vec<&str> = self.snapshot.tables.iter().map(|t| t.schema.as_str()).collect();
+        names.extend(["pg_catalog", "public", "information_schema", "meridian"]);
+        names.sort_unstable();
+        names.dedup();
+        let numbered = (OTHER_SCHEMAS..).zip(names);
+        numbered.map(|(other, name)| (fixed_namespace(name).unwrap_or(other), name.into())).collect()
+    }
+
+    pub(super) fn namespace_oid(&self, name: &str) -> Option<u32> {
+        let namespaces = self.namespaces();
+        namespaces.into_iter().find_map(|(oid, schema)| (schema == name).then_some(oid))
+    }
+
+    pub(super) fn namespace_name(&self, oid: u32) -> Option<String> {
+        let namespaces = self.namespaces();
+        namespaces.into_iter().find_map(|(own, schema)| (own == oid).then_some(schema))
+    }
+
+    /// Every role with its object id.
+    pub(super) fn roles(&self) -> Vec<(u32, String)> {
+        let mut roles = vec![(OWNER, OWNER_NAME.to_owned())];
+        if self.session.user != OWNER_NAME {
+            roles.push((SESSION_ROLE, self.session.user.clone()));
+        }
+        roles
+    }
+
+    pub(super) fn role_name(&self, oid: u32) -> Option<String> {
+        self.roles().into_iter().find_map(|(own, name)| (own == oid).then_some(name))
+    }
+
+    /// The schemas in which unqualified names are looked for, without the system's.
+    pub(super) fn search_path(&self) -> Vec<String> {
+        let setting = self.session.settings.get("search_path");
+        let path = setting.map_or("\"$user\", public", String::as_str);
+        let entries = path.split(',').map(|entry| entry.trim().trim_matches('"'));
+        let namespaces = self.namespaces();
+        let exists = |name: &&str| namespaces.iter().any(|(_, schema)| schema == name);
+        entries.filter(exists).map(str::to_owned).collect()
+    }
+
+    /// Whether a relation of that schema is found without naming the schema.
+    pub(super) fn is_visible(&self, schema: &str) -> bool {
+        schema == "pg_catalog" || self.search_path().iter().any(|visible| visible == schema)
+    }
+
+    /// A relation's name as an expression of SQL: with the schema where it isn't found without.
+    pub(super) fn regclass_name(&self, oid: u32) -> String {
+        let Some(relation) = self.relation(oid) else { return oid.to_string() };
+        let name = quote_identifier(&relation.name());
+        if self.is_visible(relation.schema()) {
+            return name;
+        }
+        format!("{}.{name}", quote_identifier(relation.schema()))
+    }
+
+    /// `PRIMARY KEY (a, b)`
+    pub(super) fn constraint_definition(table: &TableInfo) -> String {
+        format!("PRIMARY KEY ({})", key_list(table))
+    }
+
+    /// The statement that would create the primary key's index, or just one of its columns.
+    pub(super) fn index_definition(
+        &self,
+        table: &TableInfo,
+        column: usize,
+        pretty: bool,
+    ) -> Option<String> {
+        if column > 0 {
+            return table.key_columns().nth(column - 1).map(|key| quote_identifier(&key.name));
+        }
+        let index = quote_identifier(&table.primary_key_name());
+        let mut name = quote_identifier(&table.name);
+        if !(pretty && self.is_visible(&table.schema)) {
+            name = format!("{}.{name}", quote_identifier(&table.schema));
+        }
+        let keys = key_list(table);
+        Some(format!("CREATE UNIQUE INDEX {index} ON {name} USING btree ({keys})"))
+    }
+}
+
+fn fixed_namespace(name: &str) -> Option<u32> {
+    match name {
+        "pg_catalog" => Some(PG_CATALOG),
+        "public" => Some(PUBLIC),
+        "information_schema" => Some(INFORMATION_SCHEMA),
+        "meridian" => Some(MERIDIAN),
+        _ => None,
+    }
+}
+
+fn key_list(table: &TableInfo) -> String {
+    let mut list = String::new();
+    for (position, column) in table.key_columns().enumerate() {
+        let comma = if position > 0 { ", " } else { "" };
+        let _ = write!(list, "{comma}{}", quote_identifier(&column.name));
+    }
+    list
+}
+
+/// An identifier as SQL has to write it: PostgreSQL's `quote_ident`.
+pub(super) fn quote_identifier(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_$".contains(c));
+    if plain && !is_reserved(name) {
+        return name.to_owned();
+    }
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// PostgreSQL's reserved words, and those reserved but for types and functions.
+fn is_reserved(name: &str) -> bool {
+    const RESERVED: &str = " all analyse analyze and any array as asc asymmetric authorization \
+        binary both case cast check collate collation column concurrently constraint create cross \
+        current_catalog current_date current_role current_schema current_time current_timestamp \
+        current_user default deferrable desc distinct do else end except false fetch for foreign \
+        freeze from full grant group having ilike in initially inner intersect into is isnull join \
+        lateral leading left like limit localtime localtimestamp natural not notnull null offset \
+        on only or order outer overlaps placing primary references returning right select \
+        session_user similar some symmetric table tablesample then to trailing true union unique \
+        user using variadic verbose when where window with ";
+    RESERVED.contains(&format!(" {name} "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg_catalog::sample;
+
+    #[test]
+    fn object_ids_and_names_find_each_other() {
+        let world = sample::world();
+        for relation in world.relations() {
+            let found = world.relation(relation.oid()).expect("it was listed");
+            assert_eq!((found.schema(), found.name()), (relation.schema(), relation.name()));
+            let by_name = find_relation(&world.snapshot, Some(relation.schema()), &relation.name());
+            assert_eq!(by_name.map(|found| found.oid()), Some(relation.oid()));
+        }
+        for (oid, name) in world.namespaces() {
+            assert_eq!(world.namespace_oid(&name), Some(oid));
+            assert_eq!(world.namespace_name(oid), Some(name));
+        }
+        assert!(find_relation(&world.snapshot, None, "nothing_pkey").is_none());
+        assert!(find_relation(&world.snapshot, Some("nowhere"), "accounts").is_none());
+    }
+
+    #[test]
+    fn names_are_quoted_where_sql_needs_it() {
+        let world = sample::world();
+        let oid = |schema, name| find_relation(&world.snapshot, Some(schema), name).unwrap().oid();
+        assert_eq!(world.regclass_name(oid("public", "accounts")), "accounts");
+        assert_eq!(world.regclass_name(oid("public", "Odd Name")), "\"Odd Name\"");
+        assert_eq!(world.regclass_name(oid("pg_catalog", "pg_class")), "pg_class");
+        assert_eq!(
+            world.regclass_name(oid("information_schema", "tables")),
+            "information_schema.tables"
+        );
+        assert_eq!(world.regclass_name(99), "99");
+        assert_eq!(quote_identifier("user"), "\"user\"");
+        assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quote_identifier("_a1$"), "_a1$");
+        assert_eq!(quote_identifier(""), "\"\"");
+    }
+}
