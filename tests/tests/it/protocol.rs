@@ -50,7 +50,7 @@ async fn messages_come_as_in_postgresql() {
     portals(&mut raw).await;
     errors_skip_to_sync(&mut raw).await;
     names(&mut raw).await;
-    refused(&mut raw).await;
+    what_else_there_is(&mut raw).await;
     raw.message(b'X', b"").await;
     assert_eq!(raw.answer().await, None);
 }
@@ -198,9 +198,7 @@ async fn names(raw: &mut Raw) {
     assert_eq!(kinds(&raw.until(b'Z').await), "3312nIZ");
 }
 
-async fn refused(raw: &mut Raw) {
-    raw.message(b'F', &[0; 10]).await;
-    assert_eq!(codes(&raw.until(b'Z').await), ["0A000"]);
+async fn what_else_there_is(raw: &mut Raw) {
     // COPY's messages outside of a COPY mean nothing.
     raw.message(b'd', b"1\t2\n").await;
     raw.message(b'c', b"").await;
@@ -214,4 +212,7 @@ async fn refused(raw: &mut Raw) {
     let answers = raw.until(b'Z').await;
     assert_eq!(kinds(&answers), "CSZ");
     assert_eq!(answers[1].1, [cstr("application_name"), cstr("renamed")].concat());
+    // PostgreSQL would look for the function.
+    raw.message(b'F', &[0; 10]).await;
+    assert_eq!(codes(&raw.until(b'Z').await), ["0A000"]);
 }
