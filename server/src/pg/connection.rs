@@ -167,7 +167,11 @@ where
         let work = self.session.execute(prepared, parameters);
         let outcome = self.wire.run(&self.cancel, work).await;
         self.report_notices();
-        Ok(uninterrupted(outcome)??)
+        match outcome {
+            // A statement without a result writes, and its write may be on its way.
+            Err(Interrupt::Canceled) if prepared.columns().is_none() => Err(in_doubt().into()),
+            outcome => Ok(uninterrupted(outcome)??),
+        }
     }
 
     /// Sends up to `limit` rows; whether that were all that are left.
@@ -283,6 +287,12 @@ pub fn uninterrupted<T>(waited: Result<T, Interrupt>) -> Result<T, Failure> {
         )),
         Interrupt::End(end) => Failure::End(end),
     })
+}
+
+fn in_doubt() -> SqlError {
+    let message = "canceling statement due to user request; whether it took effect is unknown";
+    SqlError::new(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, message)
+        .hint("Read what it would have written before trying it again.")
 }
 
 fn no_function_calls() -> SqlError {

@@ -20,7 +20,9 @@
 //!
 //! **Interruptions.** Every wait for the SQL layer ends early when a cancel request comes, the
 //! client closes its connection or the server stops; the wait is dropped, and with it what the
-//! statement holds.
+//! statement holds. A canceled read ends with 57014. A canceled write may already be replicated:
+//! PostgreSQL doesn't interrupt a commit, but here it can wait for a quorum that is gone, so it is
+//! interrupted and the client told that the outcome is unknown (08007), never that it failed.
 //!
 //! **Caveats.** PostgreSQL runs the statements of one simple query, and the extended messages up
 //! to a Sync, in one implicit transaction; until there are transactions, each statement is its

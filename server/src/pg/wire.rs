@@ -14,6 +14,8 @@ use super::error::{End, Severity, Violation, encode_error};
 
 /// Output is sent on when it is this long.
 const FLUSH_AT: usize = 32 * 1024;
+/// The least room for what the client sends.
+const READ_AT_ONCE: usize = 8 * 1024;
 /// How far the server reads ahead while a statement runs.
 const READ_AHEAD: usize = 64 * 1024;
 /// How much of what a client still sends is read after the server's last word, so that the client
@@ -69,10 +71,11 @@ where
             if let Some(message) = decode(&mut self.input)? {
                 return Ok(message);
             }
-            // Input that was used up leaves its memory behind; a long message's isn't kept.
-            if self.input.is_empty() {
+            // The memory of a long message isn't kept for the next one.
+            if self.input.is_empty() && self.input.capacity() > READ_AHEAD {
                 self.input = BytesMut::new();
             }
+            self.input.reserve(READ_AT_ONCE);
             tokio::select! {
                 biased;
                 () = shut_down(&mut self.shutdown) => return Err(going_down()),
@@ -151,6 +154,7 @@ where
 /// Completes when the client has closed its side; takes in what it sends until then.
 async fn vanished<R: AsyncRead + Unpin>(reader: &mut R, input: &mut BytesMut) {
     while input.len() < READ_AHEAD {
+        input.reserve(READ_AT_ONCE);
         match reader.read_buf(input).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return,

@@ -1,7 +1,7 @@
 //! The front door as a newcomer finds it: start the binary, read what it prints, use psql.
 
 use tokio_postgres::SimpleQueryMessage;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use crate::support::{Server, free_ports, psql, run_to_end};
 
@@ -119,7 +119,7 @@ async fn a_newcomer_with_psql() {
     let expected = "1|1|ann|11.50\n1|2|bob|21.00\n2|2|dan|0.00\n--\nann|32.50|3\nbob|32.50|2\n";
     assert_eq!(psql_run.out, expected);
 
-    let listed = psql(server.port_of(2), "\\dt\n\\d accounts\n").expect("psql");
+    let listed = psql(server.port_of(2), "\\dt\n\\t off\n\\d accounts\n").expect("psql");
     assert_eq!(listed.code, Some(0), "{}", listed.err);
     for part in [
         "public|accounts|table",
@@ -127,8 +127,7 @@ async fn a_newcomer_with_psql() {
         "owner|character varying(20)||not null",
         "balance|numeric(12,2)",
         "opened|timestamp with time zone",
-        "\"accounts_pkey\" PRIMARY KEY",
-        "(branch, id)",
+        "\"accounts_pkey\" PRIMARY KEY, btree (branch, id)",
     ] {
         assert!(listed.out.contains(part), "{part} is missing:\n{}", listed.out);
     }
@@ -175,8 +174,6 @@ async fn mistakes_have_postgresqls_codes_and_change_nothing() {
         ("SELEC 1", "42601"),
         ("CREATE TABLE t (k integer PRIMARY KEY)", "42P07"),
         ("DROP TABLE nowhere", "42P01"),
-        ("BEGIN", "0A000"),
-        ("COPY t FROM STDIN", "0A000"),
     ] {
         let error = error_of(&client, sql).await;
         assert_eq!(error.code().code(), state, "{sql}: {error:?}");
@@ -192,12 +189,14 @@ async fn mistakes_have_postgresqls_codes_and_change_nothing() {
     assert_eq!(duplicate.detail(), Some("Key (k)=(1) already exists."));
     let missing = error_of(&client, "INSERT INTO t (k) VALUES (2)").await;
     assert_eq!((missing.table(), missing.column()), (Some("t"), Some("c")));
-    let wrong = error_of(&client, "SELECT 1 +* 2").await;
-    let position = wrong.position().map(|position| match position {
-        tokio_postgres::error::ErrorPosition::Original(at) => *at,
-        tokio_postgres::error::ErrorPosition::Internal { position, .. } => *position,
-    });
-    assert!(position.is_some(), "{wrong:?}");
+    let wrong = error_of(&client, "SELECT 1; SELECT 'é' FRM t").await;
+    assert_eq!(wrong.position(), Some(&ErrorPosition::Original(26)), "{wrong:?}");
+
+    // Where PostgreSQL could and this can't yet.
+    for sql in ["BEGIN", "COPY t FROM STDIN"] {
+        assert_eq!(error_of(&client, sql).await.code().code(), "0A000", "{sql}");
+    }
+    assert_eq!(one(&client, "SELECT count(*) FROM t").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,8 @@ pub fn free_ports(count: u16) -> u16 {
 
 /// A demo cluster. It is killed when it is dropped.
 pub struct Server {
-    child: Child,
+    /// The process; none stands for a PostgreSQL server that runs anyway.
+    child: Option<Child>,
     /// The first node's port.
     pub port: u16,
     /// What it was started with, but the port.
@@ -98,8 +99,17 @@ impl Server {
     }
 
     /// Three nodes in one place, without latency or clock uncertainty.
+    ///
+    /// With `$MERIDIAN_TEST_POSTGRES` set to a port, the PostgreSQL server there instead (users
+    /// `tester` and `raw`, database `meridian`): how one finds out whether a test expects what
+    /// PostgreSQL does.
     pub async fn local() -> Self {
-        Self::start(&["--topology", "local", "--epsilon", "0ms"]).await
+        let Ok(port) = std::env::var("MERIDIAN_TEST_POSTGRES") else {
+            return Self::start(&["--topology", "local", "--epsilon", "0ms"]).await;
+        };
+        let folder = Arc::new(TempDir::new().expect("a temporary folder"));
+        let port = port.parse().expect("a port");
+        Self { child: None, port, options: Vec::new(), folder, _turn: turn().await }
     }
 
     /// Starts it again after it has ended, with the same data.
@@ -110,20 +120,17 @@ impl Server {
     }
 
     async fn start_in(folder: Arc<TempDir>, options: Vec<String>) -> Self {
-        // Few at a time: each is a whole cluster.
-        static TURNS: OnceLock<Arc<Semaphore>> = OnceLock::new();
-        let turns = Arc::clone(TURNS.get_or_init(|| Arc::new(Semaphore::new(2))));
-        let turn = turns.acquire_owned().await.expect("never closed");
+        let turn = turn().await;
         let port = free_ports(9);
         let file = |name| File::create(folder.path().join(name)).expect("a file");
         let mut command = Command::new(binary());
         command.args(&options).arg("--port").arg(port.to_string());
         command.arg("--data-dir").arg(folder.path().join("data"));
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
-        let child = command.spawn().expect("the binary starts");
+        let child = Some(command.spawn().expect("the binary starts"));
         let mut server = Self { child, port, options, folder, _turn: turn };
         eventually("the cluster comes up", async || {
-            if let Some(status) = server.child.try_wait().expect("a child") {
+            if let Some(status) = server.process().try_wait().expect("a child") {
                 panic!("it ended with {status}: {}", server.stderr());
             }
             if server.stdout().contains(READY) { Ok(()) } else { Err("not yet") }
@@ -149,7 +156,7 @@ impl Server {
 
     /// The port of a node, counted from 1.
     pub fn port_of(&self, node: u16) -> u16 {
-        self.port + node - 1
+        if self.child.is_some() { self.port + node - 1 } else { self.port }
     }
 
     /// A session at a node.
@@ -169,34 +176,48 @@ impl Server {
         Ok(client)
     }
 
+    fn process(&mut self) -> &mut Child {
+        self.child.as_mut().expect("a process of its own")
+    }
+
     /// Kills it as `kill -9` does.
     pub fn kill(&mut self) {
-        self.child.kill().expect("a child can be killed");
-        self.child.wait().expect("a child can be waited for");
+        self.process().kill().expect("a child can be killed");
+        self.process().wait().expect("a child can be waited for");
     }
 
     /// Sends it a signal: `INT`, `TERM`.
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+    pub fn signal(&mut self, name: &str) {
+        let pid = self.process().id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
         assert!(status.success(), "no process to signal");
     }
 
     /// Waits until it has ended.
     pub async fn ended(&mut self) -> ExitStatus {
-        eventually("the process ends", async || self.child.try_wait().expect("a child").ok_or("no"))
+        let process = self.process();
+        eventually("the process ends", async || process.try_wait().expect("a child").ok_or("no"))
             .await
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         if std::thread::panicking() {
             eprintln!("--- the server's stderr\n{}", self.stderr());
         }
     }
+}
+
+/// Few clusters at a time: each is a lot of work for the machine.
+async fn turn() -> OwnedSemaphorePermit {
+    static TURNS: OnceLock<Arc<Semaphore>> = OnceLock::new();
+    let turns = Arc::clone(TURNS.get_or_init(|| Arc::new(Semaphore::new(2))));
+    turns.acquire_owned().await.expect("never closed")
 }
 
 /// Runs the binary to its end and returns its exit code, stdout and stderr.
