@@ -10,7 +10,7 @@ use meridian_storage::{KeyBuilder, KeyReader, KeyType, KeyValue, Order};
 
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::error::SqlError;
-use crate::types::PgType;
+use crate::types::{PgType, SessionFormat, text};
 
 pub(crate) fn schema(table: &TableInfo) -> SchemaRef {
     let all: Vec<usize> = (0..table.columns.len()).collect();
@@ -272,9 +272,10 @@ fn quoted(value: &ScalarValue, pg_type: PgType) -> String {
 }
 
 /// A value as PostgreSQL writes it in the details of its messages.
-pub(crate) fn display(value: &ScalarValue, _pg_type: PgType) -> String {
+pub(crate) fn display(value: &ScalarValue, pg_type: PgType) -> String {
     if value.is_null() {
         return "null".to_owned();
     }
-    value.to_string()
+    let format = SessionFormat::default();
+    text::format_scalar(value, pg_type, &format).unwrap_or_else(|_| value.to_string())
 }

@@ -1,6 +1,7 @@
 //! Tablets in memory, for tests: one node, the rules of the real ones, no replication.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -26,6 +27,8 @@ pub(crate) struct FakeTablets {
     env: Env,
     state: Arc<Mutex<State>>,
     functions: Arc<TaskContext>,
+    /// Rows that fragments have read.
+    pub(crate) reads: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +56,7 @@ impl FakeTablets {
         let state =
             State { now: 1_790_000_000_000_000_000, tablets: vec![system], ..State::default() };
         let functions = crate::plan::planner::base_state(Arc::default()).task_ctx();
-        Self { env: world.node(1), state: Arc::new(Mutex::new(state)), functions }
+        Self { env: world.node(1), state: Arc::new(Mutex::new(state)), functions, reads: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -193,9 +196,10 @@ impl RowView for FakeView {
             all.reverse();
         }
         // Few at a time, so that going on is exercised.
-        let rows = rows.min(3);
+        let rows = rows.min(3 + all.len() / 10);
         let more = all.len() > rows;
         all.truncate(rows);
+        self.tablets.reads.fetch_add(all.len(), Ordering::Relaxed);
         Ok((all, more))
     }
 }

@@ -18,6 +18,8 @@ mod plan;
 mod scan;
 mod session;
 pub mod tablets;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 pub use datafusion::arrow;

@@ -74,7 +74,7 @@ pub(super) async fn plan(
                     for (source, &position) in columns.iter().enumerate() {
                         let value = cell(batch, source, row)?;
                         let given = Given::Value(value, types[source]);
-                        values[position] = given.assign(&table.columns[position])?;
+                        values[position] = given.assign(&table.columns[position], &scope.format)?;
                     }
                     add_row(&table, &values, &mut changes)?;
                     count += 1;

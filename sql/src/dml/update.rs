@@ -70,7 +70,7 @@ pub(super) async fn plan_update(
                     (_, Some(constant)) => constant.clone(),
                     (New::Read(source), None) => {
                         let value = cell(batch, *source, row)?;
-                        Given::Value(value, types[*source]).assign(column)?
+                        Given::Value(value, types[*source]).assign(column, &scope.format)?
                     }
                     (New::Default | New::Constant(_), None) => {
                         defaults.value(&table, assignment.position)?

@@ -14,14 +14,14 @@ use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::error::SqlError;
-use crate::plan::cast;
 use crate::plan::checked::checked;
 use crate::plan::errors::sql_error;
 use crate::plan::literals::settle;
 use crate::plan::parse::parse_expression;
 use crate::plan::planner::Scope;
 use crate::session::{Parameters, placeholder};
-use crate::types::PgType;
+use crate::types::assign::assign;
+use crate::types::{PgType, SessionFormat, text};
 
 /// A value of a row that is to be written, and its type; quoted literals have none.
 pub(super) enum Given {
@@ -53,7 +53,7 @@ impl<'s> Evaluator<'s> {
             Some(given) => given,
             None => self.general(expr)?,
         };
-        given.assign(column)
+        given.assign(column, &self.scope.format)
     }
 
     /// A constant or a parameter.
@@ -62,7 +62,7 @@ impl<'s> Evaluator<'s> {
             let value = self.parameters.values.get(position).zip(self.parameters.types.get(position));
             return Ok(value.map(|(value, pg_type)| Given::Value(value.clone(), *pg_type)));
         }
-        constant(expr)
+        constant(expr, &self.scope.format)
     }
 
     /// Any expression without columns and subqueries.
@@ -80,7 +80,7 @@ impl<'s> Evaluator<'s> {
             schema: Arc::clone(&schema),
         });
         let plan = Projection::try_new(vec![planned.alias("value")], Arc::new(plan)).map_err(df)?;
-        let plan = settle(LogicalPlan::Projection(plan)).map_err(df)?;
+        let plan = settle(LogicalPlan::Projection(plan), &self.scope.format).map_err(df)?;
         let plan = crate::session::bind(plan, &self.parameters.values)?;
         let plan = self.scope.optimize(&plan)?;
         let LogicalPlan::Projection(Projection { mut expr, .. }) = plan else {
@@ -105,21 +105,27 @@ impl<'s> Evaluator<'s> {
 
 impl Given {
     /// As a value of the column.
-    pub(super) fn assign(self, column: &ColumnInfo) -> Result<ScalarValue, SqlError> {
+    pub(super) fn assign(
+        self,
+        column: &ColumnInfo,
+        format: &SessionFormat,
+    ) -> Result<ScalarValue, SqlError> {
         match self {
-            Self::Text(text) => cast::parse_for(column, &text),
-            Self::Value(value, pg_type) => cast::assign(&value, pg_type, column),
+            Self::Text(text) => text::parse(column.pg_type, &text, format),
+            Self::Value(value, pg_type) => {
+                assign(&value, pg_type, column.pg_type, &column.name, format)
+            }
         }
     }
 }
 
 /// A constant as it is written.
-fn constant(expr: &ast::Expr) -> Result<Option<Given>, SqlError> {
+fn constant(expr: &ast::Expr, format: &SessionFormat) -> Result<Option<Given>, SqlError> {
     use ast::Value;
     Ok(match expr {
-        ast::Expr::Nested(inner) => constant(inner)?,
+        ast::Expr::Nested(inner) => constant(inner, format)?,
         ast::Expr::Value(value) => match &value.value {
-            Value::Number(digits, _) => Some(number(digits)?),
+            Value::Number(digits, _) => Some(number(digits, format)?),
             Value::SingleQuotedString(text)
             | Value::EscapedStringLiteral(text)
             | Value::UnicodeStringLiteral(text) => Some(Given::Text(text.clone())),
@@ -132,7 +138,7 @@ fn constant(expr: &ast::Expr) -> Result<Option<Given>, SqlError> {
         },
         ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match expr.as_ref() {
             ast::Expr::Value(value) => match &value.value {
-                Value::Number(digits, _) => Some(number(&format!("-{digits}"))?),
+                Value::Number(digits, _) => Some(number(&format!("-{digits}"), format)?),
                 _ => None,
             },
             _ => None,
@@ -140,7 +146,7 @@ fn constant(expr: &ast::Expr) -> Result<Option<Given>, SqlError> {
         ast::Expr::TypedString(typed) => match typed.value.clone().into_string() {
             Some(text) => {
                 let pg_type = PgType::from_sql(&typed.data_type)?;
-                Some(Given::Value(cast::parse(pg_type, &text)?, pg_type))
+                Some(Given::Value(text::parse(pg_type, &text, format)?, pg_type))
             }
             None => None,
         },
@@ -148,7 +154,7 @@ fn constant(expr: &ast::Expr) -> Result<Option<Given>, SqlError> {
     })
 }
 
-fn number(digits: &str) -> Result<Given, SqlError> {
+fn number(digits: &str, format: &SessionFormat) -> Result<Given, SqlError> {
     let digits = digits.replace('_', "");
     if let Ok(value) = digits.parse::<i32>() {
         return Ok(Given::Value(ScalarValue::Int32(Some(value)), PgType::Int4));
@@ -156,7 +162,7 @@ fn number(digits: &str) -> Result<Given, SqlError> {
     if let Ok(value) = digits.parse::<i64>() {
         return Ok(Given::Value(ScalarValue::Int64(Some(value)), PgType::Int8));
     }
-    let value = cast::parse(PgType::UnboundedNumeric, &digits)?;
+    let value = text::parse(PgType::UnboundedNumeric, &digits, format)?;
     Ok(Given::Value(value, PgType::UnboundedNumeric))
 }
 

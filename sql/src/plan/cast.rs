@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
@@ -17,47 +16,10 @@ use datafusion::logical_expr::{
 };
 
 use super::literals::{external, literal};
-use crate::catalog::ColumnInfo;
 use crate::error::SqlError;
-use crate::types::PgType;
+use crate::types::{PgType, SessionFormat, TimeZone, assign};
 
 const NAME: &str = "meridian_cast";
-
-/// A quoted literal as a value of a type.
-///
-/// # Errors
-/// `22P02` and its kin, as PostgreSQL's input functions.
-pub(crate) fn parse(target: PgType, text: &str) -> Result<ScalarValue, SqlError> {
-    let value = ScalarValue::Utf8(Some(text.to_owned()));
-    value.cast_to(&target.arrow_type()).map_err(|e| super::errors::sql_error(&e))
-}
-
-/// A quoted literal as a value for a column.
-///
-/// # Errors
-/// As [`parse`], and `22001` where it is too long.
-pub(crate) fn parse_for(column: &ColumnInfo, text: &str) -> Result<ScalarValue, SqlError> {
-    let value = parse(column.pg_type, text)?;
-    assign(&value, column.pg_type, column)
-}
-
-/// A value as one of the column that it is stored in.
-///
-/// # Errors
-/// `42804` where there is no such conversion, `22003` and `22001` where the value doesn't fit.
-pub(crate) fn assign(
-    value: &ScalarValue,
-    _from: PgType,
-    column: &ColumnInfo,
-) -> Result<ScalarValue, SqlError> {
-    let target = column.pg_type.arrow_type();
-    value.cast_to(&target).map_err(|e| super::errors::sql_error(&e))
-}
-
-/// Converts explicitly: `value::target`.
-fn convert(value: &ScalarValue, _from: PgType, target: PgType) -> Result<ScalarValue, SqlError> {
-    value.cast_to(&target.arrow_type()).map_err(|e| super::errors::sql_error(&e))
-}
 
 /// A cast of a fresh plan, as it will be carried out.
 pub(crate) fn settle(
@@ -65,12 +27,13 @@ pub(crate) fn settle(
     target: PgType,
     field: FieldRef,
     schema: &DFSchema,
+    format: &SessionFormat,
 ) -> Result<Transformed<Expr>> {
     if let Expr::Literal(ScalarValue::Utf8(Some(text)), None) = &inner
         && !target.is_oid()
         && !target.is_array()
     {
-        let value = parse(target, text).map_err(external)?;
+        let value = explicit(text, target, format).map_err(external)?;
         return Ok(Transformed::yes(literal(value, target)));
     }
     let from = match &inner {
@@ -87,7 +50,8 @@ pub(crate) fn settle(
     if !needs_text(from, target) {
         return Ok(Transformed::no(Expr::Cast(Cast { expr: Box::new(inner), field })));
     }
-    let arguments = vec![inner, named(from), named(target)];
+    let zone = Expr::Literal(ScalarValue::from(format.time_zone.name()), None);
+    let arguments = vec![inner, named(from), named(target), zone];
     let call = ScalarFunction::new_udf(function(), arguments);
     Ok(Transformed::yes(Expr::ScalarFunction(call)))
 }
@@ -115,11 +79,18 @@ fn needs_text(from: PgType, target: PgType) -> bool {
 
 /// The function that casts.
 pub(crate) fn function() -> Arc<ScalarUDF> {
-    let signature = Signature::any(3, Volatility::Immutable);
+    let signature = Signature::any(4, Volatility::Immutable);
     Arc::new(ScalarUDF::from(CastFunction { signature }))
 }
 
-/// `meridian_cast(value, 'from', 'to')`
+/// A quoted literal under an explicit cast, which cuts what is too long.
+fn explicit(text: &str, target: PgType, format: &SessionFormat) -> Result<ScalarValue, SqlError> {
+    let value = ScalarValue::Utf8(Some(text.to_owned()));
+    assign::cast(&value, PgType::Unknown, target, format)
+}
+
+/// `meridian_cast(value, 'from', 'to', 'zone')`: with the session's zone, so that a leader
+/// elsewhere comes to the same result.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CastFunction {
     signature: Signature,
@@ -156,28 +127,22 @@ impl ScalarUDFImpl for CastFunction {
             _ => internal_err!("{NAME} needs the names of two types"),
         };
         let (from, target) = (scalar(1)?, scalar(2)?);
+        let zone = match args.args.get(3) {
+            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))) => zone,
+            _ => return internal_err!("{NAME} needs a time zone"),
+        };
+        let time_zone = TimeZone::parse(zone).map_err(external)?;
+        let format = SessionFormat { time_zone };
         match args.args.first() {
             Some(ColumnarValue::Scalar(value)) => {
-                let value = convert(value, from, target).map_err(external)?;
+                let value = assign::cast(value, from, target, &format).map_err(external)?;
                 Ok(ColumnarValue::Scalar(value))
             }
             Some(ColumnarValue::Array(array)) => {
-                Ok(ColumnarValue::Array(convert_array(array, from, target)?))
+                let array = assign::cast_array(array, from, target, &format).map_err(external)?;
+                Ok(ColumnarValue::Array(array))
             }
             None => internal_err!("{NAME} without arguments"),
         }
     }
-}
-
-fn convert_array(array: &ArrayRef, from: PgType, target: PgType) -> Result<ArrayRef> {
-    if array.is_empty() {
-        return Ok(datafusion::arrow::array::new_empty_array(&target.arrow_type()));
-    }
-    let values: Result<Vec<_>> = (0..array.len())
-        .map(|row| {
-            let value = ScalarValue::try_from_array(array, row)?;
-            convert(&value, from, target).map_err(external)
-        })
-        .collect();
-    ScalarValue::iter_to_array(values?)
 }

@@ -10,7 +10,9 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-use crate::types::PgType;
+use super::literals::external;
+use crate::types::assign::cast;
+use crate::types::{PgType, SessionFormat, TimeZone};
 
 /// All of them.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -70,19 +72,11 @@ impl ScalarUDFImpl for ClockFunction {
             return Ok(ExprSimplifyResult::Original(args));
         };
         let micros = now.timestamp_micros();
-        let zone = info.config_options().execution.time_zone.clone();
-        let offset = zone.and_then(|zone| crate::session::zone_offset_micros(&zone, micros));
-        let local = micros + offset.unwrap_or(0);
-        let value = match self.answers {
-            PgType::Timestamptz => {
-                ScalarValue::TimestampMicrosecond(Some(micros), Some(Arc::from("UTC")))
-            }
-            PgType::Timestamp => ScalarValue::TimestampMicrosecond(Some(local), None),
-            PgType::Date => {
-                ScalarValue::Date32(i32::try_from(local.div_euclid(86_400_000_000)).ok())
-            }
-            _ => ScalarValue::Time64Microsecond(Some(local.rem_euclid(86_400_000_000))),
-        };
+        let zone = info.config_options().execution.time_zone.as_deref().unwrap_or("UTC");
+        let time_zone = TimeZone::parse(zone).map_err(external)?;
+        let instant = ScalarValue::TimestampMicrosecond(Some(micros), Some(Arc::from("UTC")));
+        let value = cast(&instant, PgType::Timestamptz, self.answers, &SessionFormat { time_zone })
+            .map_err(external)?;
         Ok(ExprSimplifyResult::Simplified(Expr::Literal(value, None)))
     }
 }

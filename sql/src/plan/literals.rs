@@ -20,11 +20,13 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, DataType as SqlType};
 
 use super::cast;
 use crate::error::{SqlError, SqlState};
-use crate::types::PgType;
+use crate::types::{self, PgType, SessionFormat};
 
 /// Resolves operands before DataFusion compares their types.
 #[derive(Debug)]
-pub(crate) struct PgExprPlanner;
+pub(crate) struct PgExprPlanner {
+    pub(crate) format: SessionFormat,
+}
 
 impl ExprPlanner for PgExprPlanner {
     fn plan_binary_op(
@@ -42,8 +44,8 @@ impl ExprPlanner for PgExprPlanner {
                 return Ok(PlannerResult::Planned(folded));
             }
         }
-        resolve_unknown(&expr.op, &mut expr.left, &expr.right, schema)?;
-        resolve_unknown(&expr.op, &mut expr.right, &expr.left, schema)?;
+        self.resolve_unknown(&expr.op, &mut expr.left, &expr.right, schema)?;
+        self.resolve_unknown(&expr.op, &mut expr.right, &expr.left, schema)?;
         Ok(PlannerResult::Original(expr))
     }
 }
@@ -76,40 +78,51 @@ fn unknown_text(expr: &Expr) -> Option<&str> {
     }
 }
 
-/// Gives `operand` the type of `other`, if it is a quoted literal.
-fn resolve_unknown(
-    op: &BinaryOperator,
-    operand: &mut Expr,
-    other: &Expr,
-    schema: &DFSchema,
-) -> Result<()> {
-    let Some(text) = unknown_text(operand) else {
-        return Ok(());
-    };
-    let Some(mut target) = type_of(other, schema) else {
-        return Ok(());
-    };
-    let of_time = matches!(
-        target,
-        PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz
-    );
-    if matches!(op, BinaryOperator::Plus) && of_time {
-        target = PgType::Interval;
+impl PgExprPlanner {
+    /// Gives `operand` the type of `other`, if it is a quoted literal.
+    fn resolve_unknown(
+        &self,
+        op: &BinaryOperator,
+        operand: &mut Expr,
+        other: &Expr,
+        schema: &DFSchema,
+    ) -> Result<()> {
+        let Some(text) = unknown_text(operand) else {
+            return Ok(());
+        };
+        let Some(mut target) = type_of(other, schema) else {
+            return Ok(());
+        };
+        let of_time = matches!(
+            target,
+            PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz
+        );
+        if matches!(op, BinaryOperator::Plus) && of_time {
+            target = PgType::Interval;
+        }
+        if let Some(literal) = parsed(text, target, &self.format)? {
+            *operand = literal;
+        }
+        Ok(())
     }
-    if let Some(literal) = parsed(text, target)? {
-        *operand = literal;
-    }
-    Ok(())
 }
 
 /// The literal that `text` is as that type; `None` where a string will do.
-fn parsed(text: &str, target: PgType) -> Result<Option<Expr>> {
+fn parsed(text: &str, target: PgType, format: &SessionFormat) -> Result<Option<Expr>> {
     if target.is_string() || matches!(target, PgType::Unknown | PgType::Array(_)) || target.is_oid()
     {
         return Ok(None);
     }
-    let value = cast::parse(target, text).map_err(external)?;
+    let value = types::text::parse(compared(target), text, format).map_err(external)?;
     Ok(Some(literal(value, target)))
+}
+
+/// What a literal is parsed as that a value of this type is compared with: of a number any size.
+fn compared(target: PgType) -> PgType {
+    match target {
+        PgType::Numeric { .. } => PgType::UnboundedNumeric,
+        other => other,
+    }
 }
 
 /// A literal that tells its type.
@@ -191,13 +204,13 @@ pub(crate) fn external(error: SqlError) -> DataFusionError {
 }
 
 /// Settles quoted literals and casts everywhere in a fresh plan.
-pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
+pub(crate) fn settle(plan: LogicalPlan, format: &SessionFormat) -> Result<LogicalPlan> {
     let settled = plan.transform_up_with_subqueries(|node| {
         let schema = merge_schema(&node.inputs());
         let names = NamePreserver::new(&node);
         let node = node.map_expressions(|expr| {
             let name = names.save(&expr);
-            let settled = expr.transform_up(|expr| settle_expr(expr, &schema))?;
+            let settled = expr.transform_up(|expr| settle_expr(expr, &schema, format))?;
             Ok(settled.update_data(|expr| name.restore(expr)))
         })?;
         if node.transformed {
@@ -209,13 +222,17 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(settled.data)
 }
 
-fn settle_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn settle_expr(
+    expr: Expr,
+    schema: &DFSchema,
+    format: &SessionFormat,
+) -> Result<Transformed<Expr>> {
     match expr {
         Expr::InList(InList { expr: needle, mut list, negated }) => {
             let mut changed = false;
             if let Some(target) = type_of(&needle, schema) {
                 for item in &mut list {
-                    changed |= settle_unknown(item, target)?;
+                    changed |= settle_unknown(item, target, format)?;
                 }
             }
             let expr = Expr::InList(InList { expr: needle, list, negated });
@@ -224,8 +241,8 @@ fn settle_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::Between(Between { expr: needle, negated, mut low, mut high }) => {
             let mut changed = false;
             if let Some(target) = type_of(&needle, schema) {
-                changed |= settle_unknown(&mut low, target)?;
-                changed |= settle_unknown(&mut high, target)?;
+                changed |= settle_unknown(&mut low, target, format)?;
+                changed |= settle_unknown(&mut high, target, format)?;
             }
             let expr = Expr::Between(Between { expr: needle, negated, low, high });
             Ok(if changed { Transformed::yes(expr) } else { Transformed::no(expr) })
@@ -237,7 +254,7 @@ fn settle_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 let typed = Expr::Placeholder(Placeholder { id, field: Some(field) });
                 return Ok(Transformed::yes(typed));
             }
-            cast::settle(*inner, target, field, schema)
+            cast::settle(*inner, target, field, schema, format)
         }
         // Beyond bigint a literal is numeric.
         Expr::Literal(ScalarValue::UInt64(Some(value)), None) => {
@@ -248,11 +265,11 @@ fn settle_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
 }
 
-fn settle_unknown(item: &mut Expr, target: PgType) -> Result<bool> {
+fn settle_unknown(item: &mut Expr, target: PgType, format: &SessionFormat) -> Result<bool> {
     let Some(text) = unknown_text(item) else {
         return Ok(false);
     };
-    match parsed(text, target)? {
+    match parsed(text, target, format)? {
         Some(literal) => {
             *item = literal;
             Ok(true)

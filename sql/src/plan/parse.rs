@@ -96,16 +96,6 @@ pub(crate) fn parse_expression(sql: &str) -> Result<ast::Expr, SqlError> {
     }
 }
 
-/// Parses the name of a type.
-///
-/// # Errors
-/// As [`parse`].
-pub(crate) fn parse_type(sql: &str) -> Result<ast::DataType, SqlError> {
-    let tokens = tokenize(sql)?;
-    check_depth(&tokens)?;
-    parser(tokens).parse_data_type().map_err(|e| syntax_error(sql, 0, &e))
-}
-
 fn parser(tokens: Vec<TokenWithSpan>) -> Parser<'static> {
     Parser::new(&DIALECT).with_recursion_limit(MAX_RECURSION).with_tokens_with_locations(tokens)
 }

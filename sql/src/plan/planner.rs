@@ -26,6 +26,7 @@ use super::literals::{PgExprPlanner, PgTypePlanner, external, settle};
 use super::{checked, clock_functions};
 use crate::catalog::{CatalogSnapshot, TableInfo};
 use crate::error::{SqlError, SqlState};
+use crate::types::SessionFormat;
 
 /// Finds tables that aren't the catalog's own rows.
 pub(crate) trait Relations: Send + Sync {
@@ -43,6 +44,8 @@ pub(crate) struct Scope {
     pub(crate) state: SessionState,
     pub(crate) database: String,
     pub(crate) search_path: Vec<String>,
+    pub(crate) format: SessionFormat,
+    pub(crate) planners: Arc<[Arc<dyn ExprPlanner>]>,
 }
 
 /// DataFusion's state with PostgreSQL's types, functions and rules; sessions copy it.
@@ -56,8 +59,6 @@ pub(crate) fn base_state(runtime: Arc<RuntimeEnv>) -> SessionState {
         .set_bool("datafusion.sql_parser.parse_float_as_decimal", true)
         .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
         .set_str("datafusion.execution.time_zone", "UTC");
-    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PgExprPlanner)];
-    planners.extend(SessionStateDefaults::default_expr_planners());
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.extend(clock_functions::functions());
     functions.push(super::cast::function());
@@ -65,11 +66,18 @@ pub(crate) fn base_state(runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_expr_planners(planners)
         .with_type_planner(Arc::new(PgTypePlanner))
         .with_scalar_functions(functions)
         .with_physical_optimizer_rule(Arc::new(checked::CheckedArithmetic))
         .build()
+}
+
+/// The planners of expressions for a session's settings.
+pub(crate) fn expr_planners(format: &SessionFormat) -> Arc<[Arc<dyn ExprPlanner>]> {
+    let mut planners: Vec<Arc<dyn ExprPlanner>> =
+        vec![Arc::new(PgExprPlanner { format: format.clone() })];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    planners.into()
 }
 
 impl Scope {
@@ -122,7 +130,7 @@ impl Scope {
         let statement = ast::Statement::Query(Box::new(query));
         let plan = planner
             .sql_statement_to_plan_with_context(statement, &mut context)
-            .and_then(settle)
+            .and_then(|plan| settle(plan, &self.format))
             .map_err(|e| sql_error(&e))?;
         Ok(plan)
     }
@@ -227,7 +235,7 @@ impl ContextProvider for Scope {
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        self.state.expr_planners()
+        &self.planners
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {

@@ -12,7 +12,6 @@ pub(crate) use parameters::{Inference, placeholder};
 pub(crate) use query::{
     QueryError, Reading, bind, physical_plan, plan, read_at, rewritten, start, tablet_table,
 };
-pub(crate) use settings::zone_offset_micros;
 pub(crate) use utility::rows as result_rows;
 
 use std::collections::BTreeMap;
@@ -21,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::datatypes::FieldRef;
 use datafusion::common::ScalarValue;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::sql::sqlparser::ast;
 use meridian_truetime::{EnvironmentExt, Moment};
 
@@ -30,9 +30,9 @@ use crate::engine::Engine;
 use crate::error::{SqlError, SqlState};
 use crate::pg_catalog::{PgCatalog, SessionInfo};
 use crate::plan::parse::{self, Statement};
-use crate::plan::planner::{Relations, Scope};
+use crate::plan::planner::{Relations, Scope, expr_planners};
 use crate::scan::HighWater;
-use crate::types::PgType;
+use crate::types::{PgType, SessionFormat, TimeZone};
 use crate::{ddl, dml, explain};
 
 /// What a client says of itself when it connects.
@@ -65,11 +65,14 @@ pub struct Session {
     prepared_state: Mutex<Option<PreparedState>>,
 }
 
+#[derive(Clone)]
 struct PreparedState {
     catalog: u64,
     epoch: u64,
     state: SessionState,
     relations: Arc<dyn Relations>,
+    format: SessionFormat,
+    planners: Arc<[Arc<dyn ExprPlanner>]>,
 }
 
 impl std::fmt::Debug for PreparedState {
@@ -271,7 +274,8 @@ impl Session {
     /// What the statement in hand is planned in.
     pub(crate) fn scope(&self) -> Scope {
         let snapshot = self.engine.catalog.snapshot();
-        let (mut state, relations) = self.state_for(&snapshot);
+        let PreparedState { mut state, relations, format, planners, .. } =
+            self.state_for(&snapshot);
         let now = self.engine.tablets.now().middle().to_utc();
         let options = Arc::clone(state.config_options());
         let properties = state.execution_props_mut();
@@ -283,16 +287,18 @@ impl Session {
             state,
             database: self.database.clone(),
             search_path: self.settings.search_path(&self.user),
+            format,
+            planners,
         }
     }
 
-    fn state_for(&self, snapshot: &Arc<CatalogSnapshot>) -> (SessionState, Arc<dyn Relations>) {
+    fn state_for(&self, snapshot: &Arc<CatalogSnapshot>) -> PreparedState {
         let mut cached = self.prepared_state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cached) = cached.as_ref()
             && cached.catalog == snapshot.version
             && cached.epoch == self.epoch
         {
-            return (cached.state.clone(), Arc::clone(&cached.relations));
+            return cached.clone();
         }
         let postgres = PgCatalog::new(Arc::clone(snapshot), Arc::new(self.info()));
         let mut state = self.engine.base.clone();
@@ -302,13 +308,25 @@ impl Session {
         let zone = Some(self.settings.time_zone().to_owned());
         state.config_mut().options_mut().execution.time_zone = zone;
         let relations = self.engine.relations(Arc::clone(snapshot), postgres.schemas());
-        *cached = Some(PreparedState {
+        let format = self.format();
+        let fresh = PreparedState {
             catalog: snapshot.version,
             epoch: self.epoch,
-            state: state.clone(),
-            relations: Arc::clone(&relations),
-        });
-        (state, relations)
+            state,
+            relations,
+            planners: expr_planners(&format),
+            format,
+        };
+        *cached = Some(fresh.clone());
+        fresh
+    }
+
+    /// How values are written for the client.
+    #[must_use]
+    pub fn format(&self) -> SessionFormat {
+        let time_zone = TimeZone::parse(self.settings.time_zone());
+        // A zone that doesn't parse is refused when it is set.
+        SessionFormat { time_zone: time_zone.unwrap_or_else(|_| TimeZone::utc()) }
     }
 
     fn info(&self) -> SessionInfo {

@@ -1,13 +1,10 @@
 //! A session's settings: what SET, SHOW and RESET know.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::time::Duration;
 
-use datafusion::arrow::array::timezone::Tz;
-use datafusion::arrow::temporal_conversions::timestamp_us_to_datetime;
-
 use crate::error::{SqlError, SqlState};
+use crate::types::TimeZone;
 
 /// The version of PostgreSQL whose catalogs and behaviour clients find.
 pub const SERVER_VERSION: &str = "15.10 (Meridian)";
@@ -288,7 +285,12 @@ fn normalized(setting: &Setting, value: &str) -> Result<String, SqlError> {
             };
             Ok(format!("ISO, {order}"))
         }
-        Kind::Zone => zone(value).ok_or_else(invalid),
+        Kind::Zone => {
+            let value = value.trim_matches('\'');
+            let local = matches!(lower.as_str(), "default" | "local");
+            let zone = if local { Ok(TimeZone::utc()) } else { TimeZone::parse(value) };
+            zone.map(|zone| zone.name().to_owned()).map_err(|_| invalid())
+        }
     }
 }
 
@@ -306,36 +308,6 @@ fn milliseconds(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(factor).filter(|&ms| ms <= i32::MAX as u64)
-}
-
-/// A zone's name as Arrow knows it.
-fn zone(value: &str) -> Option<String> {
-    let value = value.trim().trim_matches('\'');
-    match value.to_ascii_lowercase().as_str() {
-        "utc" | "gmt" | "z" | "default" | "local" | "zulu" | "etc/utc" => {
-            return Some("UTC".to_owned());
-        }
-        _ => {}
-    }
-    if Tz::from_str(value).is_ok() {
-        return Some(value.to_owned());
-    }
-    // `SET TIME ZONE 2` and `-03`: hours east of Greenwich.
-    let hours: i32 = value.parse().ok().filter(|hours| (-15..=15).contains(hours))?;
-    let sign = if hours < 0 { '-' } else { '+' };
-    Some(format!("{sign}{:02}:00", hours.abs()))
-}
-
-/// How far a zone is ahead of UTC at that moment, both in microseconds.
-pub(crate) fn zone_offset_micros(zone: &str, micros: i64) -> Option<i64> {
-    use chrono::{Offset, TimeZone};
-    if zone == "UTC" {
-        return Some(0);
-    }
-    let zone = Tz::from_str(zone).ok()?;
-    let utc = timestamp_us_to_datetime(micros)?;
-    let offset = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc();
-    Some(i64::from(offset) * 1_000_000)
 }
 
 #[cfg(test)]
