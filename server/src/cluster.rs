@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use meridian_replication::Timing;
 use meridian_replication::net::{Registry, SimulatedNetwork, Topology, TopologyError};
-use meridian_sql::Engine;
+use meridian_sql::{Engine, SqlError};
 use meridian_storage::{
     Disk, FolderDisk, NodeId, SimulatedDisk, Storage, StorageError, StorageOptions,
 };
@@ -55,6 +55,14 @@ pub enum ClusterError {
         node: u64,
         /// Why.
         error: TxnError,
+    },
+    /// A node's SQL engine can't be set up.
+    #[error("node {node} can't serve SQL: {error}")]
+    Engine {
+        /// The node.
+        node: u64,
+        /// Why.
+        error: SqlError,
     },
     /// There is no such node.
     #[error("there is no node {node}")]
@@ -292,7 +300,8 @@ impl Cluster {
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;
         let view = Arc::new(view::View::new(std::sync::Weak::clone(&self.itself)));
-        let engine = Engine::new(Arc::clone(&node), view);
+        let engine = Engine::new(Arc::clone(&node), view)
+            .map_err(|error| ClusterError::Engine { node: number, error })?;
         if let Some(slot) = self.lock().get_mut(&number) {
             let started = self.world.true_time();
             slot.running = Some(Running { env, node, engine, started });

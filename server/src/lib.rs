@@ -5,4 +5,5 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod demo;
+pub mod lab;
 pub mod pg;

@@ -84,6 +84,27 @@ pub struct TabletRow {
     pub generation: u64,
 }
 
+/// A row of `meridian.replicas`: one node's replica of a tablet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaRow {
+    /// The tablet.
+    pub tablet: TabletId,
+    /// Where the replica is.
+    pub node: NodeId,
+    /// Whether it leads, as it believes.
+    pub leads: bool,
+    /// Raft's term there.
+    pub raft_term: u64,
+    /// The last entry in its log.
+    pub last_index: u64,
+    /// The last entry that it has applied.
+    pub applied_index: u64,
+    /// The timestamp of the last write that it has applied.
+    pub last_write: Timestamp,
+    /// About how many bytes it has.
+    pub size_bytes: u64,
+}
+
 /// The cluster as its operators see it.
 #[async_trait]
 pub trait ClusterView: Debug + Send + Sync {
@@ -98,6 +119,9 @@ pub trait ClusterView: Debug + Send + Sync {
 
     /// All tablets.
     async fn tablets(&self) -> Result<Vec<TabletRow>, SqlError>;
+
+    /// All replicas of all tablets on nodes that can be asked.
+    async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError>;
 
     /// Stops a node as a crash would; false if it wasn't running.
     async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError>;

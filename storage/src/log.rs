@@ -111,7 +111,7 @@ impl LogStore {
         database: redb::Database,
         tail_bytes: usize,
     ) -> Result<Self, StorageError> {
-        let file = Arc::new(LogFile::new(database)?);
+        let file = Arc::new(LogFile::new(database));
         let memory = Arc::new(Mutex::new(LogMemory::new(file.load()?, tail_bytes)));
         let sink = LogSink { file: Arc::clone(&file), memory: Arc::clone(&memory) };
         let writer = Writer::start(env, "log writer", sink)?;

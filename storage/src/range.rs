@@ -67,14 +67,16 @@ impl KeyRange {
     /// Whether every key of `other` is in the range.
     #[must_use]
     pub fn contains_range(&self, other: &KeyRange) -> bool {
-        other.is_empty() || self.start <= other.start && !ends_before(&self.end, &other.end)
+        other.is_empty()
+            || self.start <= other.start && !ends_before(self.end.as_deref(), other.end.as_deref())
     }
 
     /// The keys in both ranges; an empty range if there are none.
     #[must_use]
     pub fn intersect(&self, other: &KeyRange) -> KeyRange {
         let start = self.start.clone().max(other.start.clone());
-        let first = if ends_before(&self.end, &other.end) { self } else { other };
+        let first =
+            if ends_before(self.end.as_deref(), other.end.as_deref()) { self } else { other };
         let end = first.end.as_ref().map(|end| end.clone().max(start.clone()));
         KeyRange { start, end }
     }
@@ -90,7 +92,7 @@ impl KeyRange {
 }
 
 /// Whether the first of two ends comes before the second.
-fn ends_before(a: &Option<Vec<u8>>, b: &Option<Vec<u8>>) -> bool {
+fn ends_before(a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
     match (a, b) {
         (None, _) => false,
         (Some(_), None) => true,

@@ -342,3 +342,28 @@ fn a_range_is_about_as_large_as_what_was_written_to_it() {
         assert_eq!(size(&whole), 2 * 500 * one);
     });
 }
+
+/// More versions than a scan steps over before it descends the tree again.
+#[test]
+fn keys_of_many_versions_are_passed_in_both_directions() {
+    in_virtual_time(|env, disk| async move {
+        let store = open(&env, &disk);
+        let mut model = Model::new();
+        let mut batch = WriteBatch::new();
+        for key in [&b""[..], b"a", b"a\0", b"b"] {
+            for ts in 1..=50 {
+                let value = (ts % 5 != 0).then(|| vec![7]);
+                let step = Step::Put(key.to_vec(), at(ts), value);
+                add(&mut batch, &step);
+                apply(&mut model, &step);
+            }
+        }
+        store.commit(batch).expect("no fault");
+        let snapshot = store.snapshot().expect("readable");
+        let from_a = KeyRange::new(*b"a", Some(b"b".to_vec()));
+        for ts in 0..=51 {
+            check(&snapshot, &model, b"a", &KeyRange::all(), at(ts));
+            check(&snapshot, &model, b"a\0", &from_a, at(ts));
+        }
+    });
+}

@@ -140,7 +140,7 @@ impl<'a> KeyReader<'a> {
             if magnitude == 0 && byte == 0 {
                 return Err(self.problem("a number that is not in its shortest form"));
             }
-            magnitude = magnitude << 8 | u128::from(byte);
+            magnitude = (magnitude << 8) | u128::from(byte);
         }
         let value = i128::try_from(magnitude).map_err(|_| self.problem("number out of range"))?;
         Ok(if negative { !value } else { value })

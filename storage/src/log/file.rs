@@ -24,6 +24,9 @@ const META: TableDefinition<(u64, u8), &[u8]> = TableDefinition::new("meta");
 /// Group to the highest purged index.
 const PURGED: TableDefinition<u64, u64> = TableDefinition::new("purged");
 
+/// Bounds, purge point and metadata of a group.
+type GroupParts = (Option<(u64, u64)>, Option<u64>, BTreeMap<LogMeta, Bytes>);
+
 #[derive(Debug)]
 pub(super) struct LogFile {
     database: Database,
@@ -44,15 +47,14 @@ pub(crate) fn create_tables(database: &Database) -> Result<(), redb::Error> {
 }
 
 impl LogFile {
-    pub(super) fn new(database: Database) -> Result<Self, StorageError> {
-        Ok(Self { database })
+    pub(super) fn new(database: Database) -> Self {
+        Self { database }
     }
 
     /// What every group's log holds.
     pub(super) fn load(&self) -> Result<BTreeMap<TabletId, Group>, StorageError> {
         let reader = self.reader()?;
-        let mut groups: BTreeMap<TabletId, (Option<(u64, u64)>, Option<u64>, BTreeMap<_, _>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<TabletId, GroupParts> = BTreeMap::new();
         for (group, bounds) in reader.bounds().map_err(failed)? {
             groups.entry(group).or_default().0 = Some(bounds);
         }

@@ -323,3 +323,21 @@ fn a_thread_writes_in_the_real_world() {
         assert_eq!(store.bounds(G), Some((1, 100)));
     });
 }
+
+#[test]
+fn entries_stay_in_memory_until_they_are_durable() {
+    in_virtual_time(|env, disk| async move {
+        let store = open(&env, &disk);
+        store.append(G, vec![entry(1, 0)], ignore());
+        env.sleep(Duration::from_micros(500)).await;
+        // Far beyond the limit, and behind the write that is on its way.
+        store.append(G, (2..=200).map(|index| entry(index, 0)).collect(), ignore());
+        env.sleep(Duration::from_micros(700)).await;
+        assert!(!store.memory().tail_is_within_limits(), "only the first entry is durable");
+        let expected: Vec<_> = (1..=200).map(|index| entry(index, 0)).collect();
+        assert_eq!(store.entries(G, 1..201).expect("readable"), expected);
+        env.sleep(Duration::from_millis(2)).await;
+        assert!(store.memory().tail_is_within_limits());
+        assert_eq!(store.entries(G, 1..201).expect("readable"), expected);
+    });
+}

@@ -9,3 +9,4 @@ mod nodes;
 mod protocol;
 mod support;
 mod types;
+mod virtual_time;
