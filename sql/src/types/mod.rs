@@ -56,4 +56,4 @@ pub use pg_type::{BaseType, MAX_NUMERIC_PRECISION, PgType, TypeFacts};
 pub use zone::{SessionFormat, TimeZone};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
