@@ -155,20 +155,23 @@ pub(super) fn normalized(interval: IntervalMonthDayNano) -> i128 {
     days * MICROS_PER_DAY + i128::from(interval.nanoseconds.div_euclid(1000))
 }
 
-/// Months, days and nanoseconds, 4, 4 and 8 bytes.
+/// Months, days and microseconds, 4, 4 and 8 bytes; finer fractions are no part of an interval.
 fn interval_bytes(interval: IntervalMonthDayNano) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&interval.months.to_le_bytes());
     bytes[4..8].copy_from_slice(&interval.days.to_le_bytes());
-    bytes[8..].copy_from_slice(&interval.nanoseconds.to_le_bytes());
+    bytes[8..].copy_from_slice(&interval.nanoseconds.div_euclid(1000).to_le_bytes());
     bytes
 }
 
 pub(super) fn interval_from_bytes(bytes: [u8; 16]) -> IntervalMonthDayNano {
-    let [a, b, c, d, e, f, g, h, nanos @ ..] = bytes;
-    IntervalMonthDayNano::new(
-        i32::from_le_bytes([a, b, c, d]),
-        i32::from_le_bytes([e, f, g, h]),
-        i64::from_le_bytes(nanos),
-    )
+    let half = |at: usize| {
+        let mut half = [0; 4];
+        half.copy_from_slice(&bytes[at..at + 4]);
+        i32::from_le_bytes(half)
+    };
+    let mut micros = [0; 8];
+    micros.copy_from_slice(&bytes[8..]);
+    let nanos = i64::from_le_bytes(micros).saturating_mul(1000);
+    IntervalMonthDayNano::new(half(0), half(4), nanos)
 }

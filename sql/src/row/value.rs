@@ -13,7 +13,7 @@ const BYTES: u8 = 4;
 const FALSE: u8 = 5;
 const TRUE: u8 = 6;
 const KIND_BITS: u32 = 3;
-const KIND_MASK: u64 = (1 << KIND_BITS) - 1;
+const KIND_MASK: u8 = (1 << KIND_BITS) - 1;
 
 /// A column as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,8 +120,8 @@ impl<'a> Reader<'a> {
         let tag = self.varint()?;
         let delta = u32::try_from(tag >> KIND_BITS).ok().filter(|delta| *delta > 0);
         self.id = delta.and_then(|delta| self.id.checked_add(delta)).ok_or_else(malformed)?;
-        #[expect(clippy::cast_possible_truncation, reason = "three bits")]
-        let value = match (tag & KIND_MASK) as u8 {
+        let [low, ..] = tag.to_le_bytes();
+        let value = match low & KIND_MASK {
             VARINT => Stored::Int(unzigzag(self.varint()?)),
             FIXED4 => Stored::Fixed4(self.array()?),
             FIXED8 => Stored::Fixed8(self.array()?),
