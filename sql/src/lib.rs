@@ -15,6 +15,7 @@ pub mod fragment;
 mod meridian_schema;
 pub mod pg_catalog;
 mod plan;
+pub mod row;
 mod scan;
 mod session;
 pub mod tablets;
