@@ -5,6 +5,7 @@
 //! chunk: read a bounded number of rows from the snapshot, decode the columns that are needed,
 //! filter, send. Nothing is held between two chunks but the snapshot and a key to go on from.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::array::BooleanArray;
@@ -33,6 +34,7 @@ use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::strip_qualifiers;
 use crate::row::RowCodec;
+use crate::session::panicked;
 use crate::tablets::ReadError;
 
 /// The most rows read from the snapshot before a batch is sent or another task may run.
@@ -147,7 +149,8 @@ pub(crate) fn run(
     let run = Run::new(fragment, view)?;
     let batches = stream::try_unfold((run, env), |(mut run, env)| async move {
         while !run.done() {
-            let (batch, rows) = run.step()?;
+            let step = std::panic::catch_unwind(AssertUnwindSafe(|| run.step()));
+            let (batch, rows) = step.unwrap_or_else(|panic| Err(panicked(&*panic)))?;
             env.work(Work::Read(rows)).await;
             if batch.num_rows() > 0 {
                 return Ok(Some((batch, (run, env))));

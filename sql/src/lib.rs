@@ -27,7 +27,7 @@ pub use datafusion::arrow;
 pub use datafusion::common::ScalarValue;
 pub use engine::Engine;
 pub use error::{SqlError, SqlState};
-pub use plan::parse::Statement;
+pub use plan::parse::{STACK, Statement};
 pub use session::{
     ColumnDescription, Notice, Outcome, Prepared, SERVER_VERSION, Session, SessionParameters,
     TransactionStatus,

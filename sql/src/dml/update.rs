@@ -297,9 +297,12 @@ fn select(
 ) -> Result<ast::Query, SqlError> {
     let projection = items
         .enumerate()
-        .map(|(position, expr)| ast::SelectItem::ExprWithAlias {
-            expr,
-            alias: ast::Ident::with_quote('"', format!("\u{1}{position}")),
+        .map(|(position, expr)| match expr {
+            column @ ast::Expr::CompoundIdentifier(_) => ast::SelectItem::UnnamedExpr(column),
+            expr => {
+                let alias = ast::Ident::with_quote('"', format!("\u{1}{position}"));
+                ast::SelectItem::ExprWithAlias { expr, alias }
+            }
         })
         .collect();
     let mut query = template()?;

@@ -6,6 +6,7 @@ pub(crate) mod checked;
 pub(crate) mod clock_functions;
 pub(crate) mod dialect;
 pub(crate) mod errors;
+mod grammar;
 pub(crate) mod literals;
 pub(crate) mod names;
 pub mod parse;

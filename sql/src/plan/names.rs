@@ -22,7 +22,35 @@ pub(crate) fn name_columns(query: &mut ast::Query) {
         match body {
             SetExpr::Select(select) => return name_items(&mut select.projection),
             SetExpr::Query(query) => body = query.body.as_mut(),
-            SetExpr::SetOperation { left, .. } => body = left.as_mut(),
+            // The names of a set operation are those of its first branch.
+            SetExpr::SetOperation { left, right, .. } => {
+                type_branch(right);
+                body = left.as_mut();
+            }
+            _ => return,
+        }
+    }
+}
+
+/// The types of integers in a later branch of a set operation.
+fn type_branch(mut body: &mut SetExpr) {
+    loop {
+        match body {
+            SetExpr::Select(select) => {
+                for item in &mut select.projection {
+                    if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } =
+                        item
+                    {
+                        type_integer(expr);
+                    }
+                }
+                return;
+            }
+            SetExpr::Query(query) => body = query.body.as_mut(),
+            SetExpr::SetOperation { left, right, .. } => {
+                type_branch(right);
+                body = left.as_mut();
+            }
             _ => return,
         }
     }

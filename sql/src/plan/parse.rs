@@ -7,21 +7,24 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::grammar::Grammar;
 use crate::error::{SqlError, SqlState};
 
 /// The longest text accepted at once, in bytes.
 pub const MAX_TEXT: usize = 64 << 20;
 /// The deepest nesting of operators and parentheses accepted.
 const MAX_DEPTH: usize = 300;
+/// The stack that a thread needs to parse, plan and run the deepest statement accepted, in bytes
+/// (unoptimized; less otherwise). Threads that run sessions must have that much.
+pub const STACK: usize = 8 << 20;
 /// How deep the parser itself may recurse (parentheses, subqueries, prefix operators).
 const MAX_RECURSION: usize = 64;
 
-const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+const DIALECT: Grammar = Grammar;
 
 /// One statement, parsed.
 #[derive(Clone, Debug)]
@@ -138,35 +141,49 @@ fn parse_piece(
     Ok(Some(Statement { sql: Arc::from(text), ast: Some(Arc::new(statement)) }))
 }
 
+/// How deep the operators of one level of parentheses nest, as far as it was read: AND, OR and the
+/// set operations in a chain above their longest operand.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    chain: usize,
+    operand: usize,
+    longest_operand: usize,
+}
+
+impl Level {
+    fn depth(&self) -> usize {
+        self.chain + self.longest_operand.max(self.operand)
+    }
+
+    fn link(&mut self) {
+        self.chain += 1;
+        self.longest_operand = self.longest_operand.max(self.operand);
+        self.operand = 0;
+    }
+}
+
 /// Refuses what would nest deeper than [`MAX_DEPTH`]. Operators of one level add up until a comma.
 fn check_depth(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
-    let mut outer = Vec::new();
-    let mut here = 0_usize;
-    let mut total = 0_usize;
+    let mut outer: Vec<Level> = Vec::new();
+    let mut outer_depth = 0_usize;
+    let mut here = Level::default();
     for token in tokens {
         match &token.token {
             Token::LParen | Token::LBracket | Token::LBrace => {
+                outer_depth += here.depth() + 1;
                 outer.push(here);
-                here = 1;
-                total += 1;
+                here = Level::default();
             }
             Token::RParen | Token::RBracket | Token::RBrace => {
-                total -= here;
-                here = outer.pop().unwrap_or(0);
-                total = total.max(here);
+                here = outer.pop().unwrap_or_default();
+                outer_depth = outer_depth.saturating_sub(here.depth() + 1);
             }
-            Token::Comma => {
-                let kept = usize::from(!outer.is_empty());
-                total = total - here + kept;
-                here = kept;
-            }
-            token if deepens(token) => {
-                here += 1;
-                total += 1;
-            }
+            Token::Comma => here = Level::default(),
+            Token::Word(word) if word.quote_style.is_none() && is_link(word.keyword) => here.link(),
+            token if deepens(token) => here.operand += 1,
             _ => {}
         }
-        if total > MAX_DEPTH {
+        if outer_depth + here.depth() > MAX_DEPTH {
             return Err(SqlError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
                 .detail(format!("Operators and parentheses nest deeper than {MAX_DEPTH} levels."))
                 .hint("Use IN lists, or join with VALUES, in place of long chains."));
@@ -175,15 +192,20 @@ fn check_depth(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     Ok(())
 }
 
+fn is_link(keyword: Keyword) -> bool {
+    matches!(
+        keyword,
+        Keyword::AND | Keyword::OR | Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT
+    )
+}
+
 fn deepens(token: &Token) -> bool {
     match token {
         Token::Word(word) => {
             word.quote_style.is_none()
                 && matches!(
                     word.keyword,
-                    Keyword::AND
-                        | Keyword::OR
-                        | Keyword::NOT
+                    Keyword::NOT
                         | Keyword::IS
                         | Keyword::IN
                         | Keyword::LIKE
@@ -199,9 +221,6 @@ fn deepens(token: &Token) -> bool {
                         | Keyword::COLLATE
                         | Keyword::AT
                         | Keyword::INTERVAL
-                        | Keyword::UNION
-                        | Keyword::EXCEPT
-                        | Keyword::INTERSECT
                         | Keyword::JOIN
                         | Keyword::EXPLAIN
                         | Keyword::PREPARE
@@ -375,6 +394,37 @@ mod tests {
                 code == SqlState::STATEMENT_TOO_COMPLEX || code == SqlState::SYNTAX_ERROR,
                 "{start}: {error:?}"
             );
+        }
+    }
+
+    /// sqlparser looks ahead by parsing; nested, that must not multiply.
+    #[test]
+    fn nested_statements_parse_in_linear_time() {
+        let nested = [
+            ("f(", ")"),
+            ("array[", "]"),
+            ("case when ", " then 1 end"),
+            ("(select ", ")"),
+            ("cast(", " as int)"),
+            ("exists(select ", ")"),
+            ("1 in (", ")"),
+            ("row(", ")"),
+            ("extract(year from ", ")"),
+            ("substring(", " from 1)"),
+            ("trim(", ")"),
+            ("position(", " in 'x')"),
+            ("count(*) filter (where ", ")"),
+            ("sum(1) over (order by ", ")"),
+            ("array(select ", ")"),
+            ("overlay(", " placing 'a' from 1)"),
+        ];
+        for (open, close) in nested {
+            let sql = format!("select {}a{} from t", open.repeat(15), close.repeat(15));
+            assert!(parse(&sql).is_ok(), "{sql}");
+        }
+        for (open, close) in [("(", ")"), ("(select * from ", ") x"), ("(t join ", " on true)")] {
+            let sql = format!("select * from {}t{}", open.repeat(15), close.repeat(15));
+            assert!(parse(&sql).is_ok(), "{sql}");
         }
     }
 

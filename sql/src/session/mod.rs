@@ -16,6 +16,7 @@ pub use settings::SERVER_VERSION;
 pub(crate) use utility::rows as result_rows;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::FieldRef;
@@ -23,6 +24,7 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::sql::sqlparser::ast;
+use futures::FutureExt;
 use meridian_truetime::{EnvironmentExt, Moment};
 
 use self::settings::Settings;
@@ -199,7 +201,19 @@ impl Session {
         Ok(Prepared { inner: Arc::new(PreparedInner { statement, parameters, columns }) })
     }
 
+    /// A defect of a library must cost a statement, not the connection.
     fn describe(
+        &self,
+        statement: &Statement,
+        given: &[Option<PgType>],
+    ) -> Result<(Vec<PgType>, Option<Arc<[ColumnDescription]>>), SqlError> {
+        let described = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.describe_unguarded(statement, given)
+        }));
+        described.unwrap_or_else(|panic| Err(panicked(&*panic)))
+    }
+
+    fn describe_unguarded(
         &self,
         statement: &Statement,
         given: &[Option<PgType>],
@@ -211,7 +225,8 @@ impl Session {
             return Ok((Vec::new(), columns));
         }
         let scope = self.scope();
-        parameters::describe(&scope, ast, given)
+        let sql = Some(statement.shared_sql());
+        parameters::describe(self, &scope, sql, ast, given)
     }
 
     /// Runs a statement.
@@ -238,14 +253,14 @@ impl Session {
         }
         let parameters = Parameters { types, values: parameters };
         let env = Arc::clone(self.engine.tablets.env());
-        let Some(timeout) = self.settings.statement_timeout() else {
-            return self.run(prepared, &ast, &parameters).await;
+        let timeout = self.settings.statement_timeout();
+        let run = AssertUnwindSafe(self.run(prepared, &ast, &parameters)).catch_unwind();
+        let run = run.map(|outcome| outcome.unwrap_or_else(|panic| Err(panicked(&*panic))));
+        let Some(timeout) = timeout else {
+            return run.await;
         };
         let deadline = env.moment().plus(timeout);
-        let outcome = {
-            let run = self.run(prepared, &ast, &parameters);
-            env.timeout(timeout, run).await.map_err(|_| timed_out())??
-        };
+        let outcome = env.timeout(timeout, run).await.map_err(|_| timed_out())??;
         Ok(until(outcome, env, deadline))
     }
 
@@ -420,6 +435,17 @@ fn same_columns(prepared: &Prepared, outcome: &Outcome) -> Result<(), SqlError> 
         return Ok(());
     }
     Err(SqlError::unsupported("cached plan must not change result type"))
+}
+
+/// A panic in a library, as an error of the statement that set it off.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> SqlError {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("of an unknown kind");
+    tracing::error!(text, "a statement ended with a panic");
+    SqlError::internal("the statement met a defect of the server").detail(format!("{text}."))
 }
 
 fn timed_out() -> SqlError {

@@ -9,11 +9,12 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast;
 
-use super::ColumnDescription;
-use super::query::rewritten;
+use super::query::{rewritten, template};
+use super::{ColumnDescription, Session};
 use crate::dml;
 use crate::error::{SqlError, SqlState};
 use crate::explain;
+use crate::plan::cache::CachedPlan;
 use crate::plan::errors::sql_error;
 use crate::plan::planner::Scope;
 use crate::types::PgType;
@@ -94,7 +95,9 @@ pub(crate) fn placeholder(expr: &ast::Expr) -> Option<usize> {
 
 /// The types of the parameters and the columns of the result.
 pub(super) fn describe(
+    session: &Session,
     scope: &Scope,
+    sql: Option<Arc<str>>,
     statement: &ast::Statement,
     given: &[Option<PgType>],
 ) -> Result<(Vec<PgType>, Option<Arc<[ColumnDescription]>>), SqlError> {
@@ -104,7 +107,7 @@ pub(super) fn describe(
     let mut inference = Inference { types: (0..count).map(given).collect() };
     match statement {
         ast::Statement::Query(query) => {
-            let columns = describe_query(scope, query, &mut inference)?;
+            let columns = describe_query(session, scope, sql, query, &mut inference)?;
             Ok((inference.finish(), Some(columns)))
         }
         ast::Statement::Insert(insert) => {
@@ -121,7 +124,7 @@ pub(super) fn describe(
         }
         ast::Statement::Explain { statement, .. } => {
             let given: Vec<_> = inference.types;
-            let (types, _) = describe(scope, statement, &given)?;
+            let (types, _) = describe(session, scope, None, statement, &given)?;
             Ok((types, Some(explain::columns())))
         }
         _ if count > 0 => Err(SqlError::new(
@@ -133,21 +136,24 @@ pub(super) fn describe(
 }
 
 fn describe_query(
+    session: &Session,
     scope: &Scope,
+    sql: Option<Arc<str>>,
     query: &ast::Query,
     inference: &mut Inference,
 ) -> Result<Arc<[ColumnDescription]>, SqlError> {
     expect_limits(query, inference);
-    let query = rewritten(query)?;
-    let plan = scope.plan_query(query.clone(), &inference.fields())?;
-    if inference.types.iter().all(Option::is_some) {
-        return Ok(ColumnDescription::of_schema(plan.schema()));
+    if inference.types.iter().any(Option::is_none) {
+        let plan = scope.plan_query(rewritten(query)?, &inference.fields())?;
+        inference.learn(&plan)?;
+        for slot in &mut inference.types {
+            slot.get_or_insert(PgType::Text);
+        }
     }
-    inference.learn(&plan)?;
-    for slot in &mut inference.types {
-        slot.get_or_insert(PgType::Text);
-    }
-    let plan = scope.plan_query(query, &inference.fields())?;
+    let CachedPlan { plan, optimized } =
+        template(session, scope, sql, query, &inference.fields())?;
+    // Analysis settles the types.
+    let plan = if optimized { plan } else { Arc::new(scope.optimize(&plan)?) };
     Ok(ColumnDescription::of_schema(plan.schema()))
 }
 

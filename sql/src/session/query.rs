@@ -1,7 +1,9 @@
 //! Running queries, and the reading parts of writes.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
@@ -13,7 +15,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_txn::{ReadAt, TxnError};
 
-use super::{ColumnDescription, Outcome, Parameters, Session, catalog_may_lag};
+use super::{ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, panicked};
 use crate::error::{SqlError, SqlState};
 use crate::pg_catalog;
 use crate::plan::cache::{CachedPlan, PlanKey};
@@ -110,7 +112,8 @@ async fn try_select(
     // With the first batch the query is on its way; until then it can begin again.
     let first = batches.try_next().await?;
     let rest = futures::stream::iter(first.map(Ok)).chain(batches);
-    let batches = rest.map_err(|e: DataFusionError| sql_error(&e)).boxed();
+    let rest = AssertUnwindSafe(rest.map_err(|e: DataFusionError| sql_error(&e))).catch_unwind();
+    let batches = rest.map(|batch| batch.unwrap_or_else(|panic| Err(panicked(&*panic)))).boxed();
     Ok(Outcome::Rows { columns, batches, tag: "SELECT", counted: true })
 }
 
@@ -122,45 +125,44 @@ pub(crate) fn plan(
     query: &ast::Query,
     parameters: &Parameters,
 ) -> Result<LogicalPlan, SqlError> {
+    let CachedPlan { plan, optimized } =
+        template(session, scope, sql, query, &parameters.fields())?;
+    let plan = bind(LogicalPlan::clone(&plan), &parameters.values)?;
+    if optimized { Ok(plan) } else { scope.optimize(&plan) }
+}
+
+/// A query's plan with placeholders. With the statement's text it is kept for the next time.
+pub(super) fn template(
+    session: &Session,
+    scope: &Scope,
+    sql: Option<Arc<str>>,
+    query: &ast::Query,
+    fields: &[Option<FieldRef>],
+) -> Result<CachedPlan, SqlError> {
     let key = sql.map(|sql| PlanKey {
         sql,
         context: format!(
-            "{:?} {:?} {} {}",
-            parameters.fields(),
+            "{fields:?} {:?} {} {}",
             scope.search_path,
             session.settings.time_zone(),
             session.database
         ),
         catalog: scope.snapshot.version,
     });
-    let cached = key.as_ref().and_then(|key| session.engine.plans.get(key));
-    let cached = match cached {
-        Some(cached) => cached,
-        None => {
-            let cached = make_plan(scope, query, parameters)?;
-            if let Some(key) = key
-                && sharable(session, &cached.plan)?
-            {
-                session.engine.plans.put(key, cached.clone());
-            }
-            cached
-        }
-    };
-    let plan = LogicalPlan::clone(&cached.plan);
-    let plan = bind(plan, &parameters.values)?;
-    if cached.optimized { Ok(plan) } else { scope.optimize(&plan) }
-}
-
-fn make_plan(
-    scope: &Scope,
-    query: &ast::Query,
-    parameters: &Parameters,
-) -> Result<CachedPlan, SqlError> {
-    let plan = scope.plan_query(rewritten(query)?, &parameters.fields())?;
+    if let Some(cached) = key.as_ref().and_then(|key| session.engine.plans.get(key)) {
+        return Ok(cached);
+    }
+    let plan = scope.plan_query(rewritten(query)?, fields)?;
     // What the optimizer would replace by its value must be optimized at each execution.
-    let optimized = !calls(&plan, |volatility| volatility == Volatility::Stable)?;
-    let plan = if optimized { scope.optimize(&plan)? } else { plan };
-    Ok(CachedPlan { plan: Arc::new(plan), optimized })
+    let optimized = !calls_stable(&plan)?;
+    let plan = Arc::new(if optimized { scope.optimize(&plan)? } else { plan });
+    let made = CachedPlan { plan, optimized };
+    if let Some(key) = key
+        && sharable(session, &made.plan)?
+    {
+        session.engine.plans.put(key, made.clone());
+    }
+    Ok(made)
 }
 
 /// The query as DataFusion understands it.
@@ -181,13 +183,16 @@ pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalP
     plan.replace_params_with_values(&values).map_err(|e| sql_error(&e))
 }
 
-fn calls(plan: &LogicalPlan, wanted: impl Fn(Volatility) -> bool + Copy) -> Result<bool, SqlError> {
+/// Whether the plan calls functions whose value is the statement's.
+fn calls_stable(plan: &LogicalPlan) -> Result<bool, SqlError> {
+    let is_stable = |expr: &Expr| match expr {
+        Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Stable,
+        _ => false,
+    };
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
-            found |= expr.exists(|e| {
-                Ok(matches!(e, Expr::ScalarFunction(call) if wanted(call.func.signature().volatility)))
-            })?;
+            found |= expr.exists(|e| Ok(is_stable(e)))?;
             Ok(TreeNodeRecursion::Continue)
         })
     })

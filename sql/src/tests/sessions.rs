@@ -95,7 +95,7 @@ fn plans_are_kept_but_not_their_clock() {
 fn dropping_the_rows_stops_the_reading() {
     with_bench(|mut b| async move {
         b.ok("create table t (a int primary key)").await;
-        b.ok("insert into t select value from generate_series(1, 10000)").await;
+        b.ok("insert into t select generate_series from generate_series(1, 10000)").await;
         let statement = b.session.parse_one("select * from t").expect("parses");
         let prepared = b.session.prepare(&statement, &[]).await.expect("prepares");
         let before = b.tablets.reads.load(Ordering::Relaxed);
