@@ -233,13 +233,15 @@ mod tests {
             0_u64..20_000_000,
             1_u64..60_000_000_000,
         )
-            .prop_map(|(offset_nanos, drift_ppm, drift_bound_ppm, floor, poll)| ClockSettings {
-                offset_nanos,
-                drift_ppm,
-                drift_bound_ppm,
-                floor: Duration::from_nanos(floor),
-                poll: Duration::from_nanos(poll),
-                faulty: false,
+            .prop_map(|(offset_nanos, drift_ppm, drift_bound_ppm, floor, poll)| {
+                ClockSettings {
+                    offset_nanos,
+                    drift_ppm,
+                    drift_bound_ppm,
+                    floor: Duration::from_nanos(floor),
+                    poll: Duration::from_nanos(poll),
+                    faulty: false,
+                }
             })
     }
 

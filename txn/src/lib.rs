@@ -1,1 +1,37 @@
-//! Tablets, concurrency control and the commit protocols.
+//! Concurrency control: tablets, their timestamps, and the nodes that serve them.
+//!
+//! A [`Node`] is enough of a database to simulate a cluster without SQL: it holds replicas of
+//! tablets, serves those that it leads, and is a gateway to all others.
+//!
+//! # A write
+//!
+//! One statement writes to one tablet. The gateway computes mutations from what it has read and
+//! sends them with the read set to the tablet's leader ([`WriteRequest`]). The leader assigns a
+//! timestamp, logs the request, and the replicated state machine validates and applies it
+//! (`tablet::machine`). The leader answers once the timestamp has certainly passed (commit wait,
+//! overlapping with replication); until then nobody sees the write ([`oracle`]).
+//!
+//! # A read
+//!
+//! Reads go to the leader, which confirms with a majority that it is the leader, and see one
+//! timestamp ([`ReadAt`]). The reading part of a write skips the confirmation: apply validates it.
+
+mod command;
+mod directory;
+mod error;
+mod gateway;
+mod node;
+pub mod oracle;
+mod reconcile;
+mod service;
+mod tablet;
+
+pub use command::{Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WriteRequest};
+pub use directory::{
+    FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put, table_range,
+};
+pub use error::TxnError;
+pub use meridian_replication::{Generation, TabletDescriptor};
+pub use node::{Member, Node, NodeOptions};
+pub use service::TabletStatus;
+pub use tablet::TabletRead;

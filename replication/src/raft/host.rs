@@ -1,0 +1,124 @@
+//! All groups that a node holds a replica of.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_storage::{NodeId, Storage, TabletId, WriteBatch};
+use meridian_truetime::Env;
+
+use super::log::{GroupLog, to_io};
+use super::machine::{Machine, applied_record};
+use super::network::{Network, SERVICE};
+use super::replica::Replica;
+use super::service::RaftService;
+use super::timing::Timing;
+use super::types::Raft;
+use crate::net::{Registry, Transport};
+use crate::state_machine::StateMachine;
+
+pub(crate) type Replicas = Mutex<BTreeMap<TabletId, Replica>>;
+
+/// Opens, finds and closes a node's replicas.
+#[derive(Debug)]
+pub struct Host {
+    node: NodeId,
+    env: Env,
+    storage: Storage,
+    transport: Arc<dyn Transport>,
+    timing: Timing,
+    replicas: Arc<Replicas>,
+}
+
+pub(crate) fn lock(replicas: &Replicas) -> MutexGuard<'_, BTreeMap<TabletId, Replica>> {
+    replicas.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    /// A host without replicas, reachable by its peers through `registry`.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        env: Env,
+        storage: Storage,
+        transport: Arc<dyn Transport>,
+        registry: &Registry,
+        timing: Timing,
+    ) -> Self {
+        let replicas = Arc::new(Replicas::default());
+        registry.register(SERVICE, Arc::new(RaftService::new(Arc::clone(&replicas))));
+        Self { node, env, storage, transport, timing, replicas }
+    }
+
+    /// Starts this node's replica of `group`, new or as its files have it.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub async fn open(
+        &self,
+        group: TabletId,
+        machine: Arc<dyn StateMachine>,
+    ) -> io::Result<Replica> {
+        if let Some(replica) = self.replica(group) {
+            return Ok(replica);
+        }
+        let env = Arc::clone(&self.env);
+        let machine = Machine::open(env, group, self.storage.data.clone(), machine)?;
+        let log = GroupLog::new(self.storage.logs.clone(), group);
+        let network = Network {
+            env: Arc::clone(&self.env),
+            group,
+            transport: Arc::clone(&self.transport),
+            timing: self.timing,
+        };
+        let config = self.timing.config(&*self.env).validate().map_err(io::Error::other)?;
+        let raft = Raft::new(self.node.get(), Arc::new(config), network, log, machine)
+            .await
+            .map_err(io::Error::other)?;
+        let replica = Replica { group, node: self.node, raft };
+        lock(&self.replicas).insert(group, replica.clone());
+        Ok(replica)
+    }
+
+    /// This node's replica of `group`.
+    #[must_use]
+    pub fn replica(&self, group: TabletId) -> Option<Replica> {
+        lock(&self.replicas).get(&group).cloned()
+    }
+
+    /// Every replica, in the order of their groups.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<Replica> {
+        lock(&self.replicas).values().cloned().collect()
+    }
+
+    /// Stops a replica and removes its log. The state machine's rows and records are the caller's.
+    ///
+    /// # Errors
+    /// When the log can't be removed.
+    pub async fn remove(&self, group: TabletId) -> io::Result<()> {
+        let replica = lock(&self.replicas).remove(&group);
+        if let Some(replica) = replica {
+            replica.shutdown().await;
+        }
+        let (done, durable) = futures::channel::oneshot::channel();
+        self.storage.logs.remove_group(
+            group,
+            Box::new(move |result| {
+                let _ = done.send(result);
+            }),
+        );
+        durable.await.map_err(io::Error::other)?.map_err(to_io)?;
+        let mut batch = WriteBatch::default();
+        batch.delete_record(applied_record(group));
+        self.storage.data.commit(batch).map_err(to_io)
+    }
+
+    /// Stops every replica, as for a clean end or after a crash was simulated.
+    pub async fn shutdown(&self) {
+        let replicas = std::mem::take(&mut *lock(&self.replicas));
+        for replica in replicas.values() {
+            replica.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The adapter between openraft's state machine and ours, and the images that it ships.
+//!
+//! Applied data lives in the node's data file and is durable only after a flush. What tells how far
+//! it got, the `applied` record, is written in the same batch as the data, so that a crash loses
+//! both or neither and the log replays the rest. openraft purges a log only up to the last
+//! snapshot it was told of; taking one here means flushing the data file, so nothing is purged
+//! that isn't durably applied. The image itself is read when a follower needs it.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::{Stream, StreamExt};
+use meridian_storage::{DataSnapshot, DataStore, TabletId, WriteBatch};
+use meridian_truetime::{Env, Work};
+use openraft::entry::{RaftEntry, RaftPayload};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::image::Image;
+use super::log::to_io;
+use super::types::{Answer, LogId, RaftTypes, SnapshotMeta, StoredMembership, decode, encode};
+use crate::state_machine::{Position, StateMachine};
+
+pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<RaftTypes, Image>;
+
+/// How far a replica has applied its log; one record per group.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Applied {
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+/// The name of a group's `applied` record.
+pub(crate) fn applied_record(group: TabletId) -> Vec<u8> {
+    let mut name = b"raft/".to_vec();
+    name.extend_from_slice(&group.get().to_be_bytes());
+    name
+}
+
+/// What the adapter and its snapshot builder share.
+#[derive(Debug)]
+struct Shared {
+    env: Env,
+    group: TabletId,
+    data: DataStore,
+    machine: Arc<dyn StateMachine>,
+    applied: Mutex<Applied>,
+}
+
+impl Shared {
+    fn applied(&self) -> Applied {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_applied(&self, applied: Applied) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        let (done, durable) = oneshot::channel();
+        self.data.flush(Box::new(move |result| {
+            let _ = done.send(result);
+        }));
+        durable.await.map_err(io::Error::other)?.map_err(to_io)
+    }
+}
+
+/// A group's state machine as openraft drives it.
+#[derive(Debug)]
+pub(crate) struct Machine(Arc<Shared>);
+
+impl Machine {
+    /// Takes up where the data file left off.
+    pub(crate) fn open(
+        env: Env,
+        group: TabletId,
+        data: DataStore,
+        machine: Arc<dyn StateMachine>,
+    ) -> io::Result<Self> {
+        let snapshot = data.snapshot().map_err(to_io)?;
+        let applied = match snapshot.record(&applied_record(group)).map_err(to_io)? {
+            Some(bytes) => decode(&bytes)?,
+            None => Applied::default(),
+        };
+        let applied = Mutex::new(applied);
+        Ok(Self(Arc::new(Shared { env, group, data, machine, applied })))
+    }
+
+    /// Applies one entry: its effects and the `applied` record in one batch.
+    fn apply_entry(&self, entry: &super::types::Entry) -> io::Result<Bytes> {
+        let shared = &self.0;
+        let log_id = entry.log_id();
+        let mut applied = shared.applied();
+        assert!(applied.last < Some(log_id), "an entry is applied once, in order");
+        let mut batch = WriteBatch::default();
+        let mut answer = Bytes::new();
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(command) => {
+                let position =
+                    Position { term: log_id.committed_leader_id().term, index: log_id.index };
+                let view = shared.data.snapshot().map_err(to_io)?;
+                answer = shared.machine.apply(position, &command.0, &view, &mut batch);
+            }
+            EntryPayload::Membership(_) => {
+                if let Some(membership) = entry.payload.get_membership() {
+                    applied.membership = StoredMembership::new(Some(log_id), membership);
+                }
+            }
+        }
+        applied.last = Some(log_id);
+        batch.put_record(applied_record(shared.group), encode(&applied)?.to_vec());
+        shared.data.commit(batch).map_err(to_io)?;
+        shared.machine.committed();
+        shared.set_applied(applied);
+        Ok(answer)
+    }
+}
+
+impl RaftStateMachine<RaftTypes> for Machine {
+    type SnapshotData = Image;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let applied = self.0.applied();
+        Ok((applied.last, applied.membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<RaftTypes>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            self.0.env.work(Work::Request).await;
+            let answer = self.apply_entry(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(Answer(answer));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        Builder(Arc::clone(&self.0))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        image: Image,
+    ) -> Result<(), io::Error> {
+        let shared = &self.0;
+        let applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
+        let old = shared.data.snapshot().map_err(to_io)?;
+        let mut batch =
+            image.into_batch(&old, shared.machine.range(), &shared.machine.records())?;
+        drop(old);
+        batch.put_record(applied_record(shared.group), encode(&applied)?.to_vec());
+        shared.data.commit(batch).map_err(to_io)?;
+        let view = shared.data.snapshot().map_err(to_io)?;
+        shared.machine.restore(&view)?;
+        shared.set_applied(applied);
+        // openraft purges the log after this.
+        shared.flush().await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        let applied = self.0.applied();
+        if applied.last.is_none() {
+            return Ok(None);
+        }
+        Builder(Arc::clone(&self.0)).build_snapshot().await.map(Some)
+    }
+}
+
+/// Takes a snapshot: a consistent view of the data file at the applied position.
+#[derive(Debug)]
+pub(crate) struct Builder(Arc<Shared>);
+
+impl Builder {
+    /// The view and the position that it belongs to, which its own record names.
+    fn view(&self) -> io::Result<(DataSnapshot, Applied)> {
+        let view = self.0.data.snapshot().map_err(to_io)?;
+        let applied = match view.record(&applied_record(self.0.group)).map_err(to_io)? {
+            Some(bytes) => decode(&bytes)?,
+            None => Applied::default(),
+        };
+        Ok((view, applied))
+    }
+}
+
+impl RaftSnapshotBuilder<RaftTypes> for Builder {
+    type SnapshotData = Image;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        let (view, applied) = self.view()?;
+        self.0.flush().await?;
+        let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
+        let image = Image::of(view, self.0.machine.range(), self.0.machine.records());
+        Ok(Snapshot { meta, snapshot: image })
+    }
+}

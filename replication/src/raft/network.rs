@@ -1,0 +1,313 @@
+//! Raft's messages between nodes.
+//!
+//! Votes, heartbeats and transfers are calls. Appends of one leader to one follower are a stream
+//! of their own: requests go out without waiting for the answers of those before, so a commit costs
+//! one round trip however many are under way. Each answer has a deadline, counted from the moment
+//! when it became the next one due: openraft itself applies none to a stream.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, select};
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use meridian_storage::{NodeId, TabletId};
+use meridian_truetime::{Env, EnvironmentExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::v2::RaftNetworkV2;
+use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::image::Image;
+use super::machine::RaftSnapshot;
+use super::timing::Timing;
+use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote, decode, encode};
+use crate::net::{Incoming, NetError, Outgoing, Transport};
+
+/// The name of the service that carries Raft's messages.
+pub(crate) const SERVICE: &str = "raft";
+
+/// Appends that may be under way to one follower.
+const PIPELINE: usize = 64;
+
+/// A call of one replica to another of its group.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Call {
+    Append(AppendEntriesRequest<RaftTypes>),
+    Vote(VoteRequest<RaftTypes>),
+    PreVote(VoteRequest<RaftTypes>),
+    Transfer(TransferLeaderRequest<RaftTypes>),
+}
+
+/// The first message of a stream says what it is for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Opening {
+    Append { group: TabletId },
+    Snapshot { group: TabletId, vote: Vote, meta: SnapshotMeta },
+}
+
+/// Makes a group's connections to its other replicas.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) env: Env,
+    pub(crate) group: TabletId,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) timing: Timing,
+}
+
+impl RaftNetworkFactory<RaftTypes> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, _node: &Member) -> Connection {
+        Connection { network: self.clone(), target: NodeId::new(target), heartbeat: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &Member) -> Connection {
+        Connection { network: self.clone(), target: NodeId::new(target), heartbeat: true }
+    }
+}
+
+/// A group's connection to one other replica.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    network: Network,
+    target: NodeId,
+    heartbeat: bool,
+}
+
+fn unreachable(error: &NetError) -> RpcError {
+    if error.certainly_not_executed() {
+        RPCError::Unreachable(Unreachable::new(error))
+    } else {
+        RPCError::Network(NetworkError::new(error))
+    }
+}
+
+fn broken(error: &io::Error) -> RpcError {
+    RPCError::Network(NetworkError::new(error))
+}
+
+impl Connection {
+    async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, RpcError> {
+        let network = &self.network;
+        let request = encode(&(network.group, call)).map_err(|error| broken(&error))?;
+        let deadline = network.timing.deadline();
+        let answer = network.transport.call(self.target, SERVICE, request, deadline).await;
+        decode(&answer.map_err(|error| unreachable(&error))?).map_err(|error| broken(&error))
+    }
+
+    async fn open(&self, opening: &Opening) -> Result<(Outgoing, Incoming), RpcError> {
+        let header = encode(opening).map_err(|error| broken(&error))?;
+        let opened = self.network.transport.open(self.target, SERVICE).await;
+        let (outgoing, incoming) = opened.map_err(|error| unreachable(&error))?;
+        outgoing.send(header).await.map_err(|error| unreachable(&error))?;
+        Ok((outgoing, incoming))
+    }
+}
+
+impl RaftNetworkV2<RaftTypes> for Connection {
+    type SnapshotData = Image;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<RaftTypes>, RpcError> {
+        self.call(Call::Append(rpc)).await
+    }
+
+    fn stream_append<S>(
+        &mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        '_,
+        Result<BoxStream<'_, Result<StreamAppendResult<RaftTypes>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<RaftTypes>> + OptionalSend + Unpin + 'static,
+    {
+        if self.heartbeat {
+            return openraft::network::stream_append_sequential(self, input, option);
+        }
+        async move {
+            let group = self.network.group;
+            let (outgoing, incoming) = self.open(&Opening::Append { group }).await?;
+            let pipeline = Pipeline {
+                env: Arc::clone(&self.network.env),
+                target: self.target,
+                deadline: self.network.timing.deadline(),
+                input: Some(input),
+                outgoing,
+                incoming,
+                under_way: 0,
+            };
+            let answers = futures::stream::unfold(Some(pipeline), |pipeline| async move {
+                let mut pipeline = pipeline?;
+                let answer = pipeline.next().await?;
+                let go_on = matches!(answer, Ok(Ok(_)));
+                Some((answer, go_on.then_some(pipeline)))
+            });
+            Ok(answers.boxed())
+        }
+        .boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<RaftTypes>, RpcError> {
+        self.call(Call::Vote(rpc)).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<RaftTypes>, RpcError> {
+        self.call(Call::PreVote(rpc)).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<RaftTypes>, StreamingError<RaftTypes>> {
+        let send = self.send_snapshot(vote, snapshot);
+        match select(std::pin::pin!(send), std::pin::pin!(cancel)).await {
+            Either::Left((answer, _)) => answer.map_err(StreamingError::from),
+            Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<RaftTypes>, RpcError> {
+        self.call(Call::Transfer(req)).await
+    }
+}
+
+impl Connection {
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+    ) -> Result<SnapshotResponse<RaftTypes>, RpcError> {
+        let group = self.network.group;
+        let opening = Opening::Snapshot { group, vote, meta: snapshot.meta };
+        let (outgoing, mut incoming) = self.open(&opening).await?;
+        for chunk in snapshot.snapshot.chunks() {
+            let chunk = chunk.map_err(|error| broken(&error))?;
+            outgoing.send(chunk).await.map_err(|error| unreachable(&error))?;
+        }
+        drop(outgoing);
+        match incoming.next().await {
+            Some(Ok(answer)) => decode(&answer).map_err(|error| broken(&error)),
+            Some(Err(error)) => Err(unreachable(&error)),
+            None => Err(closed()),
+        }
+    }
+}
+
+fn closed() -> RpcError {
+    RPCError::Network(NetworkError::new(&AnyError::error("the stream was closed")))
+}
+
+enum Event {
+    Answer(Result<StreamAppendResult<RaftTypes>, RpcError>),
+    Request(Box<AppendEntriesRequest<RaftTypes>>),
+    End,
+}
+
+/// Appends on their way to one follower.
+struct Pipeline<S> {
+    env: Env,
+    target: NodeId,
+    deadline: std::time::Duration,
+    input: Option<S>,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    /// Sent and not answered; answers come in the order of the requests.
+    under_way: usize,
+}
+
+impl<S> Pipeline<S>
+where
+    S: Stream<Item = AppendEntriesRequest<RaftTypes>> + Unpin,
+{
+    /// Sends what there is to send until the next answer is in.
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<RaftTypes>, RpcError>> {
+        let late = NetError::DeadlineExceeded { to: self.target, deadline: self.deadline };
+        let mut due = self.env.sleep(self.deadline);
+        loop {
+            let may_send = self.under_way < PIPELINE;
+            if self.input.is_none() && self.under_way == 0 {
+                return None;
+            }
+            let send = async {
+                match &mut self.input {
+                    Some(input) if may_send => input.next().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let receive = async {
+                if self.under_way == 0 {
+                    return std::future::pending().await;
+                }
+                match select(std::pin::pin!(self.incoming.next()), &mut due).await {
+                    Either::Left((Some(Ok(answer)), _)) => {
+                        decode(&answer).map_err(|error| broken(&error))
+                    }
+                    Either::Left((Some(Err(error)), _)) => Err(unreachable(&error)),
+                    Either::Left((None, _)) => Err(closed()),
+                    Either::Right(((), _)) => Err(unreachable(&late)),
+                }
+            };
+            let event = match select(std::pin::pin!(receive), std::pin::pin!(send)).await {
+                Either::Left((answer, _)) => Event::Answer(answer),
+                Either::Right((Some(request), _)) => Event::Request(Box::new(request)),
+                Either::Right((None, _)) => Event::End,
+            };
+            match event {
+                Event::Answer(answer) => {
+                    self.under_way -= 1;
+                    return Some(answer);
+                }
+                Event::Request(request) => {
+                    if self.under_way == 0 {
+                        due = self.env.sleep(self.deadline);
+                    }
+                    if let Err(error) = self.send(*request).await {
+                        return Some(Err(error));
+                    }
+                }
+                Event::End => self.input = None,
+            }
+        }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<RaftTypes>) -> Result<(), RpcError> {
+        let message = encode(&request).map_err(|error| broken(&error))?;
+        self.outgoing.send(message).await.map_err(|error| unreachable(&error))?;
+        self.under_way += 1;
+        Ok(())
+    }
+}
+
+/// The answer to one append of a stream, or to a call.
+pub(crate) fn answer<T: Serialize>(value: &T) -> Result<Bytes, crate::net::ServiceError> {
+    encode(value).map_err(crate::net::ServiceError::new)
+}

@@ -1,0 +1,235 @@
+//! One node's replica of one group.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use meridian_storage::{NodeId, TabletId};
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::type_config::alias::OneshotReceiverOf;
+
+use super::types::{Command, Member, Raft, RaftTypes};
+
+/// Why a proposal was not answered with its result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This replica doesn't lead; the proposal was not logged.
+    #[error("this replica does not lead its group")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// The proposal may be committed or not.
+    #[error("the outcome of the proposal is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a replica could not confirm that it leads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfirmError {
+    /// Another replica leads, or none does.
+    #[error("this replica does not lead its group")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// No majority answered, or the replica has stopped.
+    #[error("leadership can't be confirmed: {0}")]
+    Unavailable(String),
+}
+
+/// How a replica stands in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The group.
+    pub group: TabletId,
+    /// Raft's current term here.
+    pub term: u64,
+    /// The leader known here.
+    pub leader: Option<NodeId>,
+    /// The last entry in this replica's log.
+    pub last_index: u64,
+    /// The last entry that this replica has applied.
+    pub applied_index: u64,
+    /// The voters.
+    pub voters: Vec<NodeId>,
+    /// On the leader: the last entry that each follower is known to hold.
+    pub matched: BTreeMap<NodeId, u64>,
+}
+
+/// A command that was handed to the log.
+pub struct Submitted(OneshotReceiverOf<RaftTypes, ClientWriteResult<RaftTypes>>);
+
+impl Submitted {
+    /// Waits until the command is committed and applied here; its answer.
+    ///
+    /// # Errors
+    /// [`ProposeError`] tells whether the command can still take effect.
+    pub async fn outcome(self) -> Result<Bytes, ProposeError> {
+        match self.0.await {
+            Ok(Ok(written)) => Ok(written.data.0),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId::new) })
+            }
+            Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
+            Err(_) => Err(ProposeError::Unknown("the replica has stopped".into())),
+        }
+    }
+}
+
+impl fmt::Debug for Submitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Submitted")
+    }
+}
+
+/// A handle to one node's replica of one group.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) group: TabletId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: Raft,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> TabletId {
+        self.group
+    }
+
+    /// The term in which this replica leads, if it believes that it does.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        self.raft.as_leader().ok().map(|leader| leader.term())
+    }
+
+    /// The leader that this replica knows of.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow_watched().current_leader.map(NodeId::new)
+    }
+
+    /// Hands a command to the log of the term in which the caller saw this replica lead. Commands
+    /// are logged in the order in which these calls return.
+    ///
+    /// # Errors
+    /// When the replica has stopped; the command may have been logged.
+    pub async fn submit(&self, term: u64, command: Bytes) -> Result<Submitted, ProposeError> {
+        let leader = match self.raft.as_leader() {
+            Ok(leader) if leader.term() == term => leader.to_committed_leader_id(),
+            _ => return Err(ProposeError::NotLeader { leader: self.leader() }),
+        };
+        let (responder, outcome) = ProgressResponder::<RaftTypes, _>::complete_only();
+        let sent = self.raft.write(Command(command)).with_leader(leader).responder(responder).await;
+        sent.map_err(|error| ProposeError::Unknown(error.to_string()))?;
+        Ok(Submitted(outcome))
+    }
+
+    /// Confirms with a majority that this replica leads, and waits until it has applied everything
+    /// that was committed when the call began. The term it leads in.
+    ///
+    /// # Errors
+    /// [`ConfirmError`] when it doesn't lead or can't be sure.
+    pub async fn confirm(&self) -> Result<u64, ConfirmError> {
+        let Some(term) = self.leads() else {
+            return Err(ConfirmError::NotLeader { leader: self.leader() });
+        };
+        let ready = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer.await_ready(&self.raft).await,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(ConfirmError::NotLeader { leader: forward.leader_id.map(NodeId::new) });
+            }
+            Err(error) => return Err(ConfirmError::Unavailable(error.to_string())),
+        };
+        ready.map_err(|error| ConfirmError::Unavailable(error.to_string()))?;
+        // A term that ended while we waited was confirmed by nobody.
+        match self.leads() {
+            Some(now) if now == term => Ok(term),
+            _ => Err(ConfirmError::NotLeader { leader: self.leader() }),
+        }
+    }
+
+    /// Waits until leadership, as seen from here, is something else than `seen`: the term in which
+    /// this replica leads, or none. `None` when the replica has stopped.
+    pub async fn leadership_changed(&self, seen: Option<u64>) -> Option<Option<u64>> {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let leads = self.leads();
+            if leads != seen {
+                return Some(leads);
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
+    /// Makes `voters` the group's first members. Any of them may be told so, more than one too, as
+    /// long as all are told the same; the one that is told first stands for election at once.
+    ///
+    /// # Errors
+    /// When the replica has stopped. A group that has members already is left alone.
+    pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConfirmError> {
+        #[expect(clippy::zero_sized_map_values, reason = "openraft takes a map")]
+        let members: BTreeMap<u64, Member> =
+            voters.iter().map(|node| (node.get(), Member)).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
+            Err(error) => Err(ConfirmError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether the group has members as far as this replica knows.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(false)
+    }
+
+    /// Stands for election, unless the others still hear from a leader.
+    pub async fn stand(&self) {
+        let _ = self.raft.trigger().elect(true).await;
+    }
+
+    /// Hands leadership to `to`, which takes over when it has the whole log.
+    pub async fn transfer_leader(&self, to: NodeId) {
+        let _ = self.raft.trigger().transfer_leader(to.get()).await;
+    }
+
+    /// How the replica stands.
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let matched = metrics.replication.unwrap_or_default();
+        ReplicaStatus {
+            group: self.group,
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId::new),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            voters: metrics.membership_config.membership().voter_ids().map(NodeId::new).collect(),
+            matched: matched
+                .into_iter()
+                .map(|(node, at)| (NodeId::new(node), at.map_or(0, |id| id.index)))
+                .collect(),
+        }
+    }
+
+    /// Ends the replica's tasks.
+    pub(crate) async fn shutdown(&self) {
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// Which node this is.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+}

@@ -1,0 +1,178 @@
+//! The cluster as SQL shows it, and the faults that SQL can ask for.
+//!
+//! In one process nothing has to be asked over the network: what a view shows is what each node
+//! says of itself, also while the nodes can't reach each other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use meridian_replication::net::LinkView;
+use meridian_sql::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
+use meridian_sql::{SqlError, SqlState};
+use meridian_storage::{NodeId, TabletId};
+use meridian_txn::TabletStatus;
+
+use super::{Cluster, ClusterError};
+
+/// A cluster's view, for the engines of its nodes, which the cluster owns.
+#[derive(Debug)]
+pub(super) struct View(Weak<Cluster>);
+
+impl View {
+    pub(super) fn new(cluster: Weak<Cluster>) -> Self {
+        Self(cluster)
+    }
+
+    fn cluster(&self) -> Result<Arc<Cluster>, SqlError> {
+        let stopping = || SqlError::new(SqlState::ADMIN_SHUTDOWN, "the cluster is stopping");
+        self.0.upgrade().ok_or_else(stopping)
+    }
+
+    fn statuses(&self) -> Result<BTreeMap<TabletId, Vec<TabletStatus>>, SqlError> {
+        let mut found: BTreeMap<TabletId, Vec<TabletStatus>> = BTreeMap::new();
+        for (number, node) in self.cluster()?.running() {
+            let statuses = node.replicas().map_err(|error| {
+                SqlError::internal(format!("node {number} can't say how it stands: {error}"))
+            })?;
+            for status in statuses {
+                found.entry(status.descriptor.id).or_default().push(status);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+fn to_sql(error: &ClusterError) -> SqlError {
+    match error {
+        ClusterError::NoSuchNode { nodes, .. } => {
+            SqlError::new(SqlState::INVALID_PARAMETER_VALUE, error.to_string())
+                .hint(format!("Nodes are numbered from 1 to {nodes}."))
+        }
+        error => SqlError::new(SqlState::CANNOT_CONNECT_NOW, error.to_string()),
+    }
+}
+
+/// The leader of a tablet: the one that says so itself, in the latest term.
+fn leader(replicas: &[TabletStatus]) -> Option<&TabletStatus> {
+    let claims = replicas.iter().filter(|status| status.leader == Some(status.node));
+    claims.max_by_key(|status| status.term)
+}
+
+fn tablet_row(replicas: &[TabletStatus]) -> Option<TabletRow> {
+    let leader = leader(replicas);
+    // Without a leader, the replica that is the farthest knows best.
+    let best = leader.or_else(|| replicas.iter().max_by_key(|status| status.applied_index))?;
+    let descriptor = &best.descriptor;
+    Some(TabletRow {
+        tablet: descriptor.id,
+        tables: descriptor.tables.iter().map(|(table, _)| *table).collect(),
+        start: descriptor.range.start.clone(),
+        end: descriptor.range.end.clone(),
+        replicas: descriptor.replicas.clone(),
+        leader: leader.map(|status| status.node),
+        size_bytes: Some(best.size_bytes),
+        raft_term: Some(best.term),
+        applied_index: Some(best.applied_index),
+        generation: descriptor.generation.get(),
+    })
+}
+
+fn link_row(link: &LinkView, back: Duration) -> LinkRow {
+    let settings = &link.settings;
+    let state = match (settings.cut, settings.clogged) {
+        (true, _) => "partitioned",
+        (false, true) => "clogged",
+        (false, false) => "up",
+    };
+    LinkRow {
+        from: link.from,
+        to: link.to,
+        rtt_ms: millis(settings.latency + back),
+        jitter_ms: millis(settings.jitter),
+        loss: settings.loss,
+        state: state.into(),
+        messages: link.messages,
+        bytes: link.bytes,
+    }
+}
+
+#[async_trait]
+impl ClusterView for View {
+    async fn nodes(&self) -> Result<Vec<NodeRow>, SqlError> {
+        let cluster = self.cluster()?;
+        let slots = cluster.lock();
+        let rows = slots.iter().map(|(number, slot)| NodeRow {
+            node: NodeId::new(*number),
+            region: cluster.region_of(&slot.place).to_owned(),
+            sql_address: Some(format!("127.0.0.1:{}", slot.place.port)),
+            state: if slot.running.is_some() { "running" } else { "stopped" }.into(),
+            started: slot.running.as_ref().map(|running| running.started),
+        });
+        Ok(rows.collect())
+    }
+
+    async fn clocks(&self) -> Result<Vec<ClockRow>, SqlError> {
+        let cluster = self.cluster()?;
+        let slots = cluster.lock();
+        let rows = slots.iter().map(|(number, slot)| {
+            let reading = slot.clock.reading();
+            #[expect(clippy::cast_precision_loss, reason = "an offset is far below 2^52 ns")]
+            let offset_ms = reading.true_offset_nanos as f64 / 1e6;
+            ClockRow {
+                node: NodeId::new(*number),
+                interval: reading.interval,
+                offset_ms: Some(offset_ms),
+                drift_ppm: Some(reading.settings.drift_ppm),
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    async fn links(&self) -> Result<Vec<LinkRow>, SqlError> {
+        let links = self.cluster()?.network().links();
+        let latencies: BTreeMap<(NodeId, NodeId), Duration> =
+            links.iter().map(|link| ((link.from, link.to), link.settings.latency)).collect();
+        let rows = links.iter().map(|link| {
+            let back = latencies.get(&(link.to, link.from)).copied().unwrap_or_default();
+            link_row(link, back)
+        });
+        Ok(rows.collect())
+    }
+
+    async fn tablets(&self) -> Result<Vec<TabletRow>, SqlError> {
+        Ok(self.statuses()?.values().filter_map(|replicas| tablet_row(replicas)).collect())
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
+        let statuses = self.statuses()?;
+        let rows = statuses.values().flatten().map(|status| ReplicaRow {
+            tablet: status.descriptor.id,
+            node: status.node,
+            leads: status.leader == Some(status.node),
+            raft_term: status.term,
+            last_index: status.last_index,
+            applied_index: status.applied_index,
+            last_write: status.last_write,
+            size_bytes: status.size_bytes,
+        });
+        Ok(rows.collect())
+    }
+
+    async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {
+        let cluster = self.cluster()?;
+        let stopped = cluster.stop_node(node.get()).await;
+        stopped.map_err(|error| to_sql(&error))
+    }
+
+    async fn start_node(&self, node: NodeId) -> Result<bool, SqlError> {
+        let cluster = self.cluster()?;
+        let started = cluster.start_node(node.get()).await;
+        started.map_err(|error| to_sql(&error))
+    }
+}

@@ -1,0 +1,191 @@
+//! What tablets are asked to do and what their logs hold.
+
+use meridian_replication::TabletDescriptor;
+use meridian_storage::{KeyRange, TabletId};
+use meridian_truetime::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TxnError;
+
+/// A change of one row or index entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mutation {
+    /// Adds a row; the write fails with [`TxnError::DuplicateKey`] if the key exists.
+    Insert {
+        /// The key.
+        key: Vec<u8>,
+        /// The row.
+        value: Vec<u8>,
+    },
+    /// Adds or replaces a row.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// The row.
+        value: Vec<u8>,
+    },
+    /// Removes a row, if it exists.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+impl Mutation {
+    /// The key that changes.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Insert { key, .. } | Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    /// The bytes that it adds to a request, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Insert { key, value } | Self::Put { key, value } => key.len() + value.len() + 8,
+            Self::Delete { key } => key.len() + 8,
+        }
+    }
+}
+
+/// What a write was computed from. Apply refuses the write if any of it has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadSet {
+    /// The timestamp that the ranges were read at.
+    pub at: Timestamp,
+    /// Keys, each with the version that was seen; `None` for a key that had no row.
+    pub keys: Vec<(Vec<u8>, Option<Timestamp>)>,
+    /// Ranges of which everything was seen as of `at`, absences included.
+    pub ranges: Vec<KeyRange>,
+}
+
+/// A write to one tablet, carried out whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// The tablet.
+    pub tablet: TabletId,
+    /// The tables concerned, each with the schema version that the write was planned under.
+    pub schema: Vec<(u64, u64)>,
+    /// What it was computed from.
+    pub reads: ReadSet,
+    /// The changes, at most one per key.
+    pub mutations: Vec<Mutation>,
+    /// The commit timestamp lies above this: the highest timestamp that the session has seen.
+    pub after: Timestamp,
+}
+
+impl WriteRequest {
+    /// The request's size in bytes, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let keys: usize = self.reads.keys.iter().map(|(key, _)| key.len() + 16).sum();
+        keys + self.mutations.iter().map(Mutation::size).sum::<usize>()
+    }
+}
+
+/// Which versions a read sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadAt {
+    /// Everything acknowledged before the read began; the leader picks the timestamp, no lower than
+    /// `min`.
+    Strong {
+        /// The highest timestamp that the session has seen.
+        min: Timestamp,
+    },
+    /// As of this timestamp, which no later write to what is read will get.
+    Exact(Timestamp),
+    /// What a replica that believes it leads has, without asking the others: for the reading part
+    /// of a write, which apply validates.
+    Unconfirmed,
+}
+
+/// A read of a range's rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanRequest {
+    /// The keys.
+    pub range: KeyRange,
+    /// Which versions.
+    pub at: ReadAt,
+    /// At most so many rows; `u64::MAX` for all that fit into one answer.
+    pub limit: u64,
+    /// From the end.
+    pub reverse: bool,
+}
+
+/// A row as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The commit timestamp of the version.
+    pub ts: Timestamp,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// The answer to a [`ScanRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanResult {
+    /// The timestamp of the read.
+    pub at: Timestamp,
+    /// The rows in the order of the scan.
+    pub rows: Vec<Row>,
+    /// Whether rows were left out, because of the limit or of the answer's size.
+    pub more: bool,
+}
+
+/// An entry of a tablet's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// Validate and write at `at`.
+    Write { at: Timestamp, request: WriteRequest },
+    /// Serve nothing any more: the tablet's table was dropped.
+    Retire,
+}
+
+/// What applying a [`Command`] came to; the same on every replica.
+pub(crate) type Outcome = Result<Timestamp, TxnError>;
+
+/// A request to the node that a tablet's replica is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Get {
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    },
+    Scan {
+        tablet: TabletId,
+        scan: ScanRequest,
+    },
+    Write(WriteRequest),
+    /// Open a replica; `lead` makes the replicas the group's first members.
+    Ensure {
+        descriptor: TabletDescriptor,
+        lead: bool,
+    },
+    /// Does the tablet have a leader that serves? Asked of the leader.
+    Confirm {
+        tablet: TabletId,
+    },
+    Retire {
+        tablet: TabletId,
+    },
+    /// Close a replica and delete its data; only after the tablet was retired.
+    Remove {
+        tablet: TabletId,
+    },
+    /// How the node's replicas stand.
+    Status,
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TxnError> {
+    postcard::to_stdvec(value).map_err(|error| TxnError::Internal(error.to_string()))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, TxnError> {
+    postcard::from_bytes(bytes).map_err(|error| TxnError::Internal(error.to_string()))
+}

@@ -1,0 +1,79 @@
+//! Outcomes that callers tell apart.
+
+use meridian_replication::net::NetError;
+use meridian_storage::{NodeId, StorageError, TabletId};
+use serde::{Deserialize, Serialize};
+
+/// Why a request to a tablet was not carried out.
+///
+/// Each variant is something that a caller reacts to in its own way. All but
+/// [`TxnError::Unknown`] promise that nothing was changed and nothing will be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum TxnError {
+    /// What the request had read has changed, or a concurrent write came first. Retry from the
+    /// read.
+    #[error("a concurrent write came first")]
+    Conflict,
+    /// A row with this key exists.
+    #[error("the key exists already")]
+    DuplicateKey {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// The tablet knows another version of a table's schema. Read the catalog again and retry.
+    #[error("the schema of table {table} has changed")]
+    SchemaChanged {
+        /// The table.
+        table: u64,
+    },
+    /// The tablet doesn't exist, or no longer, or doesn't cover the key. Read the directory again.
+    #[error("{tablet} does not exist or does not cover the key")]
+    NoSuchTablet {
+        /// The tablet.
+        tablet: TabletId,
+    },
+    /// The replica that was asked doesn't lead.
+    #[error("the replica does not lead {tablet}")]
+    NotLeader {
+        /// The tablet.
+        tablet: TabletId,
+        /// Who leads, if the replica knows.
+        leader: Option<NodeId>,
+    },
+    /// No majority could be reached in time; nothing was done.
+    #[error("{tablet} is unavailable: {reason}")]
+    Unavailable {
+        /// The tablet.
+        tablet: TabletId,
+        /// What was tried last.
+        reason: String,
+    },
+    /// The write may have been carried out, or may yet be.
+    #[error("the outcome of the write is unknown: {reason}")]
+    Unknown {
+        /// What happened to the answer.
+        reason: String,
+    },
+    /// The write is larger than a tablet takes at once.
+    #[error("the write has {size} bytes, more than the {limit} that are allowed")]
+    TooLarge {
+        /// The request's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A node's storage failed, or something is not as it must be.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StorageError> for TxnError {
+    fn from(error: StorageError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// A failed call of which is known that it wasn't carried out.
+pub(crate) fn not_executed(tablet: TabletId, error: &NetError) -> TxnError {
+    TxnError::Unavailable { tablet, reason: error.to_string() }
+}

@@ -1,0 +1,368 @@
+//! The gateway side: requests to tablets wherever they are led.
+
+use std::future::Future;
+use std::time::Duration;
+
+use meridian_replication::TabletDescriptor;
+use meridian_replication::net::NetError;
+use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_truetime::{EnvironmentExt, Moment, Timestamp};
+use serde::de::DeserializeOwned;
+
+use crate::command::{ReadAt, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode};
+use crate::directory::{SYSTEM_TABLET, directory_range, directory_row};
+use crate::error::{TxnError, not_executed};
+use crate::node::Node;
+use crate::service::{SERVICE, TabletStatus};
+
+/// How long a gateway looks for a leader that serves: several elections.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long it waits for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The first pause after every replica was asked in vain, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
+
+/// What a failed call means for the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Asking again is harmless.
+    Repeatable,
+    /// If it may have been carried out, the outcome is unknown.
+    Once,
+}
+
+impl Node {
+    /// The tablets that cover `range`, in the order of their keys. Asks the directory when this
+    /// node's copy of it leaves a gap.
+    ///
+    /// # Errors
+    /// [`TxnError::NoSuchTablet`] when the range isn't covered, or the directory can't be read.
+    pub async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError> {
+        if let Some(found) = self.directory().covering(range) {
+            return Ok(found);
+        }
+        self.refresh_directory().await?;
+        let found = self.directory().covering(range);
+        found.ok_or(TxnError::NoSuchTablet { tablet: TabletId::new(0) })
+    }
+
+    /// Reads the directory's rows.
+    ///
+    /// # Errors
+    /// When the system tablet can't be read.
+    pub async fn refresh_directory(&self) -> Result<(), TxnError> {
+        let mut range = directory_range();
+        let mut tablets = vec![self.system().clone()];
+        let mut at = ReadAt::Strong { min: Timestamp::MIN };
+        loop {
+            let scan = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
+            let page = self.scan(SYSTEM_TABLET, scan).await?;
+            for row in &page.rows {
+                tablets.push(directory_row(&row.value)?);
+            }
+            let Some(last) = page.rows.last().filter(|_| page.more) else { break };
+            range.start.clone_from(&last.key);
+            range.start.push(0);
+            at = ReadAt::Exact(page.at);
+        }
+        self.directory().replace(tablets);
+        Ok(())
+    }
+
+    /// Reads rows of a range of one tablet.
+    ///
+    /// # Errors
+    /// [`TxnError`].
+    pub async fn scan(&self, tablet: TabletId, scan: ScanRequest) -> Result<ScanResult, TxnError> {
+        self.ask_leader(tablet, Request::Scan { tablet, scan }, Effect::Repeatable).await
+    }
+
+    /// Reads rows of one tablet by their keys; `None` for those that don't exist.
+    ///
+    /// # Errors
+    /// [`TxnError`].
+    pub async fn get(
+        &self,
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+        self.ask_leader(tablet, Request::Get { tablet, keys, at }, Effect::Repeatable).await
+    }
+
+    /// Carries out a write; its commit timestamp.
+    ///
+    /// # Errors
+    /// [`TxnError::Unknown`] when the write may have been carried out; otherwise it was not.
+    pub async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {
+        let tablet = request.tablet;
+        self.ask_leader(tablet, Request::Write(request), Effect::Once).await
+    }
+
+    /// Opens the replicas of a new tablet that the directory has, and waits until it serves.
+    ///
+    /// # Errors
+    /// When no majority of its replicas could be opened in time. The nodes find the tablet in the
+    /// directory and open it later by themselves.
+    pub async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
+        let others =
+            descriptor.replicas.iter().filter(|node| **node != descriptor.preferred_leader);
+        let opened = others.map(|&node| async move {
+            let request = Request::Ensure { descriptor: descriptor.clone(), lead: false };
+            self.ask::<()>(node, descriptor.id, request, Effect::Repeatable).await
+        });
+        for result in futures::future::join_all(opened).await {
+            if let Err(error) = result {
+                tracing::warn!(tablet = %descriptor.id, %error, "a replica was not opened yet");
+            }
+        }
+        let lead = Request::Ensure { descriptor: descriptor.clone(), lead: true };
+        let leader = descriptor.preferred_leader;
+        if let Err(error) = self.ask::<()>(leader, descriptor.id, lead, Effect::Repeatable).await {
+            tracing::warn!(tablet = %descriptor.id, %error, "the leader was not opened yet");
+        }
+        let known = self.directory().get(descriptor.id).is_some();
+        if !known {
+            self.refresh_directory().await?;
+        }
+        let confirm = Request::Confirm { tablet: descriptor.id };
+        self.ask_leader(descriptor.id, confirm, Effect::Repeatable).await
+    }
+
+    /// Ends a tablet whose table was dropped: when this returns, no gateway reads from it or
+    /// writes to it any more, however old its catalog. Then removes its replicas; those that can't
+    /// be reached remove themselves later.
+    ///
+    /// # Errors
+    /// When the tablet's leader can't be reached.
+    pub async fn retire_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
+        let tablet = descriptor.id;
+        let retire = Request::Retire { tablet };
+        match self.ask_leader::<Timestamp>(tablet, retire, Effect::Repeatable).await {
+            Ok(_) | Err(TxnError::NoSuchTablet { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let removed = descriptor.replicas.iter().map(|&node| async move {
+            let request = Request::Remove { tablet };
+            self.ask::<()>(node, tablet, request, Effect::Repeatable).await
+        });
+        for result in futures::future::join_all(removed).await {
+            if let Err(error) = result {
+                tracing::debug!(%tablet, %error, "a replica was not removed yet");
+            }
+        }
+        Ok(())
+    }
+
+    /// How a node's replicas stand.
+    ///
+    /// # Errors
+    /// When the node can't be reached.
+    pub async fn status_of(&self, node: NodeId) -> Result<Vec<TabletStatus>, TxnError> {
+        self.ask(node, SYSTEM_TABLET, Request::Status, Effect::Repeatable).await
+    }
+
+    /// One request to one node.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        tablet: TabletId,
+        request: Request,
+        effect: Effect,
+    ) -> Result<T, TxnError> {
+        if node == self.id() {
+            return decode::<Result<T, TxnError>>(&self.serve(request).await)?;
+        }
+        let message = encode(&request)?;
+        let answer = self.transport().call(node, SERVICE, message.into(), ANSWER).await;
+        match answer {
+            Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,
+            Err(error) if effect == Effect::Repeatable || error.certainly_not_executed() => {
+                Err(not_executed(tablet, &error))
+            }
+            Err(error) => Err(unknown(&error)),
+        }
+    }
+
+    async fn ask_leader<T: DeserializeOwned + Send>(
+        &self,
+        tablet: TabletId,
+        request: Request,
+        effect: Effect,
+    ) -> Result<T, TxnError> {
+        self.at_leader(tablet, |node| self.ask(node, tablet, request.clone(), effect)).await
+    }
+
+    /// Finds the leader of a tablet and makes `attempt` there. What certainly wasn't done
+    /// ([`TxnError::NotLeader`], [`TxnError::Unavailable`], a replica that isn't there) is attempted
+    /// again elsewhere, for several elections; any other error ends it.
+    ///
+    /// # Errors
+    /// The attempt's last error.
+    pub async fn at_leader<T, F, A>(&self, tablet: TabletId, mut attempt: A) -> Result<T, TxnError>
+    where
+        F: Future<Output = Result<T, TxnError>> + Send,
+        A: FnMut(NodeId) -> F + Send,
+    {
+        let deadline = self.env().moment().plus(PATIENCE);
+        let mut search = Search::new(self.replicas_of(tablet).await?, self.leader_hint(tablet));
+        loop {
+            let node = search.node();
+            let error = match attempt(node).await {
+                Ok(done) => {
+                    self.set_leader_hint(tablet, node);
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            let pause = match &error {
+                TxnError::NotLeader { leader, .. } => search.redirected(*leader),
+                TxnError::Unavailable { .. } => search.next(),
+                TxnError::NoSuchTablet { .. } => {
+                    // The replica may not be opened yet, or the tablet may be gone.
+                    search = Search {
+                        round: search.round,
+                        ..Search::new(self.replicas_of_refreshed(tablet).await?, None)
+                    };
+                    Some(search.next_round())
+                }
+                _ => return Err(error),
+            };
+            if let Some(pause) = pause {
+                self.pause(pause, deadline, error).await?;
+            }
+        }
+    }
+
+    async fn pause(
+        &self,
+        pause: Duration,
+        deadline: Moment,
+        error: TxnError,
+    ) -> Result<(), TxnError> {
+        if self.env().moment().plus(pause) > deadline {
+            return Err(match error {
+                TxnError::NotLeader { tablet, .. } => {
+                    TxnError::Unavailable { tablet, reason: "it has no leader".into() }
+                }
+                error => error,
+            });
+        }
+        self.env().sleep(pause).await;
+        Ok(())
+    }
+
+    async fn replicas_of(&self, tablet: TabletId) -> Result<TabletDescriptor, TxnError> {
+        match self.directory().get(tablet) {
+            Some(descriptor) => Ok(descriptor),
+            None => self.replicas_of_refreshed(tablet).await,
+        }
+    }
+
+    async fn replicas_of_refreshed(&self, tablet: TabletId) -> Result<TabletDescriptor, TxnError> {
+        if tablet != SYSTEM_TABLET {
+            Box::pin(self.refresh_directory()).await?;
+        }
+        self.directory().get(tablet).ok_or(TxnError::NoSuchTablet { tablet })
+    }
+}
+
+fn unknown(error: &NetError) -> TxnError {
+    TxnError::Unknown { reason: error.to_string() }
+}
+
+/// The order in which a gateway asks a tablet's replicas for their leader.
+struct Search {
+    replicas: Vec<NodeId>,
+    /// Who is asked next.
+    at: NodeId,
+    /// How many were asked since the last pause.
+    asked: usize,
+    /// How many pauses were made.
+    round: u32,
+}
+
+impl Search {
+    fn new(descriptor: TabletDescriptor, hint: Option<NodeId>) -> Self {
+        let at = hint.unwrap_or(descriptor.preferred_leader);
+        Self { replicas: descriptor.replicas, at, asked: 0, round: 0 }
+    }
+
+    fn node(&self) -> NodeId {
+        self.at
+    }
+
+    /// A replica named the leader, or doesn't know it; the pause before that is asked, if any.
+    fn redirected(&mut self, leader: Option<NodeId>) -> Option<Duration> {
+        match leader.filter(|leader| *leader != self.at) {
+            Some(leader) => {
+                self.at = leader;
+                self.count()
+            }
+            None => self.next(),
+        }
+    }
+
+    /// On to the next replica; the pause before it is asked, if any.
+    fn next(&mut self) -> Option<Duration> {
+        let here = self.replicas.iter().position(|node| *node == self.at);
+        let next = here.map_or(0, |here| (here + 1) % self.replicas.len().max(1));
+        self.at = self.replicas.get(next).copied().unwrap_or(self.at);
+        self.count()
+    }
+
+    fn count(&mut self) -> Option<Duration> {
+        self.asked += 1;
+        if self.asked < self.replicas.len() { None } else { Some(self.next_round()) }
+    }
+
+    fn next_round(&mut self) -> Duration {
+        self.asked = 0;
+        let pause = (PAUSE.0 * 2_u32.saturating_pow(self.round)).min(PAUSE.1);
+        self.round = (self.round + 1).min(16);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_replication::Generation;
+    use meridian_storage::KeyRange;
+
+    use super::*;
+
+    fn search() -> Search {
+        let replicas: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
+        let descriptor = TabletDescriptor {
+            id: TabletId::new(7),
+            generation: Generation::FIRST,
+            range: KeyRange { start: Vec::new(), end: None },
+            preferred_leader: replicas[1],
+            replicas,
+            tables: Vec::new(),
+        };
+        Search::new(descriptor, None)
+    }
+
+    #[test]
+    fn begins_with_the_preferred_leader_and_goes_round() {
+        let mut search = search();
+        assert_eq!(search.node(), NodeId::new(2));
+        assert_eq!(search.next(), None);
+        assert_eq!(search.node(), NodeId::new(3));
+        assert_eq!(search.next(), None);
+        assert_eq!(search.node(), NodeId::new(1));
+        assert_eq!(search.next(), Some(PAUSE.0), "all were asked");
+    }
+
+    #[test]
+    fn follows_a_redirect_but_not_in_circles() {
+        let mut search = search();
+        assert_eq!(search.redirected(Some(NodeId::new(1))), None);
+        assert_eq!(search.node(), NodeId::new(1));
+        assert_eq!(search.redirected(Some(NodeId::new(2))), None);
+        assert_eq!(search.redirected(Some(NodeId::new(1))), Some(PAUSE.0));
+    }
+}

@@ -1,0 +1,174 @@
+//! The timestamps of one tablet under one leader.
+//!
+//! # What is promised
+//!
+//! * Commit timestamps of a tablet increase in the order of its log (Spanner, OSDI 2012, section
+//!   4.1.2: a leader assigns monotonically increasing timestamps, also across leaders).
+//! * A read at t sees every write with a timestamp up to t, now and whenever it is repeated: reading
+//!   raises the floor to t, so that no later write gets a timestamp at or below it.
+//! * A version is invisible until its timestamp has certainly passed: it is *pending* from when its
+//!   timestamp is assigned until it was applied and its commit wait is over.
+//!
+//! ```text
+//!   assigned   ──s1────s2────s3────s4──▶   log order = timestamp order
+//!   applied      x           x             (s2's answer isn't in yet)
+//!   released     x                         (s3's commit wait goes on)
+//!                └ visible = s1: what a strong read sees without waiting
+//! ```
+//!
+//! Writes are acknowledged when they are visible, that is in the order of their timestamps; so a
+//! strong read at `visible` has seen everything that was acknowledged before it began.
+//!
+//! # Caveats
+//!
+//! The oracle belongs to one term of one leader. It is created after the new leader has applied
+//! everything of earlier terms, with the last applied timestamp as its floor. What an earlier
+//! leader promised to *readers* isn't known here: a read-only statement over several tablets may
+//! have read at a timestamp above this floor, and a later write may get a timestamp below it. The
+//! statement is over by then or ends with an error, but a repeated read at the same timestamp could
+//! see that write. Leases close this gap.
+
+use std::collections::BTreeMap;
+
+use meridian_truetime::Timestamp;
+
+/// Assigns timestamps and says what may be seen.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    /// Everything that was assigned or promised to a reader; the next timestamp is above it.
+    floor: Timestamp,
+    /// Assigned and not yet visible; `true` once released.
+    pending: BTreeMap<Timestamp, bool>,
+    /// Every write at or below is visible or will never be.
+    visible: Timestamp,
+}
+
+impl Oracle {
+    /// For a leader whose last applied write has the timestamp `last_applied`. Nobody knows here
+    /// whether that timestamp has passed, so it begins as pending: release it after its wait.
+    #[must_use]
+    pub fn new(last_applied: Timestamp) -> Self {
+        let pending = BTreeMap::from([(last_applied, false)]);
+        Self { floor: last_applied, pending, visible: last_applied.prev() }
+    }
+
+    /// A timestamp for the next write: no lower than `at_least` (`TT.now().latest` when the request
+    /// came in) and above everything assigned or promised before. Pending until released.
+    ///
+    /// # Panics
+    /// At the end of the time axis, in the year 2554.
+    pub fn assign(&mut self, at_least: Timestamp) -> Timestamp {
+        let at = self.floor.next().max(at_least);
+        assert!(at > self.floor, "the time axis has not ended");
+        self.floor = at;
+        self.pending.insert(at, false);
+        at
+    }
+
+    /// The write at `at` was applied and its wait is over, or it will never be applied.
+    pub fn release(&mut self, at: Timestamp) {
+        if let Some(released) = self.pending.get_mut(&at) {
+            *released = true;
+        }
+        while let Some(first) = self.pending.first_entry() {
+            if !first.get() {
+                break;
+            }
+            let (at, _) = first.remove_entry();
+            self.visible = self.visible.max(at);
+        }
+    }
+
+    /// Everything at or below was released.
+    #[must_use]
+    pub fn visible(&self) -> Timestamp {
+        self.visible
+    }
+
+    /// Promises that no later write gets a timestamp at or below `at`.
+    pub fn promise(&mut self, at: Timestamp) {
+        self.floor = self.floor.max(at);
+    }
+
+    /// Whether a read at `at` has to wait for a write that is pending at or below it.
+    #[must_use]
+    pub fn must_wait(&self, at: Timestamp) -> bool {
+        self.pending.first_key_value().is_some_and(|(first, _)| *first <= at)
+    }
+
+    /// The timestamp of a strong read that has to see everything up to `min`: the newest that needs
+    /// no wait, if that is enough.
+    pub fn strong_read(&mut self, min: Timestamp) -> Timestamp {
+        let at = self.visible.max(min);
+        self.promise(at);
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ts(nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(nanos)
+    }
+
+    fn oracle() -> Oracle {
+        let mut oracle = Oracle::new(ts(100));
+        oracle.release(ts(100));
+        oracle
+    }
+
+    #[test]
+    fn timestamps_increase_whatever_the_clock_says() {
+        let mut oracle = oracle();
+        assert_eq!(oracle.assign(ts(200)), ts(200));
+        assert_eq!(oracle.assign(ts(150)), ts(201));
+        assert_eq!(oracle.assign(ts(201)), ts(202));
+    }
+
+    #[test]
+    fn the_last_write_of_an_earlier_leader_is_pending_at_first() {
+        let mut oracle = Oracle::new(ts(100));
+        assert_eq!(oracle.visible(), ts(99));
+        assert!(oracle.must_wait(ts(100)));
+        oracle.release(ts(100));
+        assert_eq!(oracle.visible(), ts(100));
+    }
+
+    #[test]
+    fn writes_become_visible_in_order() {
+        let mut oracle = oracle();
+        let (first, second) = (oracle.assign(ts(200)), oracle.assign(ts(300)));
+        oracle.release(second);
+        assert_eq!(oracle.visible(), ts(100), "the second was released before the first");
+        oracle.release(first);
+        assert_eq!(oracle.visible(), second);
+    }
+
+    #[test]
+    fn a_strong_read_stays_below_what_is_pending() {
+        let mut oracle = oracle();
+        oracle.assign(ts(200));
+        assert_eq!(oracle.strong_read(Timestamp::MIN), ts(100));
+        assert!(!oracle.must_wait(ts(100)));
+    }
+
+    #[test]
+    fn a_session_that_has_seen_more_waits() {
+        let mut oracle = oracle();
+        let pending = oracle.assign(ts(200));
+        let at = oracle.strong_read(ts(250));
+        assert_eq!(at, ts(250));
+        assert!(oracle.must_wait(at));
+        oracle.release(pending);
+        assert!(!oracle.must_wait(at));
+    }
+
+    #[test]
+    fn no_write_gets_below_a_promise() {
+        let mut oracle = oracle();
+        oracle.promise(ts(500));
+        assert_eq!(oracle.assign(ts(200)), ts(501));
+    }
+}

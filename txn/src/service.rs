@@ -1,0 +1,179 @@
+//! What a node does for other nodes' gateways.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use meridian_replication::net::{Service, ServiceError};
+use meridian_replication::{ReplicaStatus, TabletDescriptor};
+use meridian_storage::{NodeId, TabletId};
+use meridian_truetime::{EnvironmentExt, Timestamp, Work};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode};
+use crate::error::TxnError;
+use crate::node::Node;
+
+/// The name of the service.
+pub(crate) const SERVICE: &str = "tablet";
+
+/// A request that can't be served in this time (no majority, or a version that stays pending) is
+/// given up; the gateway has given up before.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An answer carries about so many bytes of rows.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// How one replica of a tablet stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TabletStatus {
+    /// The tablet's descriptor as this replica has it.
+    pub descriptor: TabletDescriptor,
+    /// Where the replica is.
+    pub node: NodeId,
+    /// The leader that it knows.
+    pub leader: Option<NodeId>,
+    /// Raft's term here.
+    pub term: u64,
+    /// The last entry in the log here.
+    pub last_index: u64,
+    /// The last applied entry here.
+    pub applied_index: u64,
+    /// The timestamp of the last applied write here.
+    pub last_write: Timestamp,
+    /// The bytes of rows with all their versions here, about.
+    pub size_bytes: u64,
+}
+
+/// The service behind a weak reference: the registry outlives a node that has stopped.
+#[derive(Debug)]
+pub(crate) struct TabletService(pub(crate) Weak<Node>);
+
+#[async_trait]
+impl Service for TabletService {
+    async fn call(&self, _from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
+        let Some(node) = self.0.upgrade() else {
+            return Err(ServiceError::new("the node has stopped"));
+        };
+        let request: Request = decode(&request).map_err(ServiceError::new)?;
+        node.env().work(Work::Request).await;
+        let answer = node.env().timeout(PATIENCE, node.serve(request));
+        answer.await.map_err(|_| ServiceError::new("not served in time"))
+    }
+}
+
+/// Encodes an answer; every answer is a `Result<T, TxnError>`.
+#[expect(clippy::needless_pass_by_value, reason = "reads better where results are made")]
+fn answer<T: Serialize>(result: Result<T, TxnError>) -> Bytes {
+    let encoded = encode(&result).or_else(|error| encode(&Err::<T, _>(error)));
+    encoded.unwrap_or_default().into()
+}
+
+impl Node {
+    /// Carries out a request, from another node or from this one's own gateway.
+    pub(crate) async fn serve(&self, request: Request) -> Bytes {
+        match request {
+            Request::Get { tablet, keys, at } => answer(self.serve_get(tablet, keys, at).await),
+            Request::Scan { tablet, scan } => answer(self.serve_scan(tablet, scan).await),
+            Request::Write(write) => answer(match self.tablet(write.tablet) {
+                Ok(tablet) => {
+                    self.env().work(Work::Write(write.mutations.len() as u64)).await;
+                    tablet.write(write).await
+                }
+                Err(error) => Err(error),
+            }),
+            Request::Ensure { descriptor, lead } => {
+                answer(self.open_tablet(&descriptor, lead).await)
+            }
+            Request::Confirm { tablet } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.confirm().await,
+                Err(error) => Err(error),
+            }),
+            Request::Retire { tablet } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.retire().await,
+                Err(error) => Err(error),
+            }),
+            Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
+            Request::Status => answer(self.replicas()),
+        }
+    }
+
+    async fn serve_get(
+        &self,
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+        let tablet = self.tablet(tablet)?;
+        let range = tablet.machine().state().descriptor.range;
+        let covered = keys.iter().all(|key| range.contains(key));
+        if !covered {
+            return Err(TxnError::NoSuchTablet { tablet: tablet.id() });
+        }
+        self.env().work(Work::Read(keys.len() as u64)).await;
+        let read = tablet.read(at, &range).await?;
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let version = read.snapshot.get(&key, read.at)?;
+            rows.push(
+                version.and_then(|version| {
+                    version.value.map(|value| Row { key, ts: version.ts, value })
+                }),
+            );
+        }
+        Ok((read.at, rows))
+    }
+
+    async fn serve_scan(
+        &self,
+        tablet: TabletId,
+        scan: ScanRequest,
+    ) -> Result<ScanResult, TxnError> {
+        let tablet = self.tablet(tablet)?;
+        let read = tablet.read(scan.at, &scan.range).await?;
+        let direction = if scan.reverse {
+            meridian_storage::Direction::Backward
+        } else {
+            meridian_storage::Direction::Forward
+        };
+        let mut result = ScanResult { at: read.at, rows: Vec::new(), more: false };
+        let mut size = 0;
+        for row in read.snapshot.scan(&scan.range, read.at, direction)? {
+            let row = row?;
+            if result.rows.len() as u64 >= scan.limit || size >= MAX_ANSWER_BYTES {
+                result.more = true;
+                break;
+            }
+            size += row.key.len() + row.value.len() + 16;
+            result.rows.push(Row { key: row.key, ts: row.ts, value: row.value });
+        }
+        self.env().work(Work::Read(result.rows.len() as u64)).await;
+        Ok(result)
+    }
+
+    /// How this node's replicas stand.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn replicas(&self) -> Result<Vec<TabletStatus>, TxnError> {
+        let mut found = Vec::new();
+        for tablet in self.open_tablets() {
+            let state = tablet.machine().state();
+            let ReplicaStatus { leader, term, last_index, applied_index, .. } =
+                tablet.replica().status();
+            let size_bytes = self.storage().data.snapshot()?.size_of(&state.descriptor.range)?;
+            found.push(TabletStatus {
+                descriptor: state.descriptor,
+                node: self.id(),
+                leader,
+                term,
+                last_index,
+                applied_index,
+                last_write: state.last_write,
+                size_bytes,
+            });
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,303 @@
+//! Serving a tablet where it is led.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use meridian_replication::{ConfirmError, ProposeError, Replica};
+use meridian_storage::{DataSnapshot, DataStore, KeyRange, NodeId, TabletId};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_after};
+use tokio::sync::{oneshot, watch};
+
+use super::machine::TabletMachine;
+use crate::command::{Command, Outcome, ReadAt, WriteRequest, decode, encode};
+use crate::error::TxnError;
+use crate::oracle::Oracle;
+
+/// One entry of the log takes at most so many bytes.
+const MAX_WRITE_BYTES: usize = 64 << 20;
+
+/// A view of a tablet's rows at one timestamp.
+#[derive(Debug)]
+pub struct TabletRead {
+    /// The timestamp: versions above it are not to be seen.
+    pub at: Timestamp,
+    /// The node's data as of now; read it at `at`.
+    pub snapshot: DataSnapshot,
+}
+
+/// What exists while this replica leads, for one term.
+#[derive(Debug)]
+struct Leadership {
+    term: u64,
+    oracle: Mutex<Oracle>,
+    /// Sends whenever writes were released.
+    released: watch::Sender<Timestamp>,
+    /// Held from assigning a timestamp until the write is in the log: the log's order is the order
+    /// of timestamps.
+    log_order: tokio::sync::Mutex<()>,
+}
+
+impl Leadership {
+    fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, at: Timestamp) {
+        let visible = {
+            let mut oracle = self.oracle();
+            oracle.release(at);
+            oracle.visible()
+        };
+        self.released.send_replace(visible);
+    }
+}
+
+/// A node's replica of a tablet.
+#[derive(Clone, Debug)]
+pub(crate) struct Tablet {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: TabletId,
+    env: Env,
+    clock: Arc<dyn TrueTime>,
+    data: DataStore,
+    replica: Replica,
+    machine: Arc<TabletMachine>,
+    leadership: watch::Sender<Option<Arc<Leadership>>>,
+}
+
+impl Tablet {
+    /// Starts watching who leads, and serves whenever it is this replica.
+    pub(crate) fn start(
+        env: Env,
+        clock: Arc<dyn TrueTime>,
+        data: DataStore,
+        replica: Replica,
+        machine: Arc<TabletMachine>,
+    ) -> Self {
+        let id = replica.group();
+        let leadership = watch::Sender::new(None);
+        let inner = Arc::new(Inner { id, env, clock, data, replica, machine, leadership });
+        let tablet = Self { inner };
+        let follower = tablet.clone();
+        tablet.inner.env.spawn(async move { follower.follow_leadership().await });
+        tablet
+    }
+
+    pub(crate) fn id(&self) -> TabletId {
+        self.inner.id
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.inner.replica
+    }
+
+    pub(crate) fn machine(&self) -> &TabletMachine {
+        &self.inner.machine
+    }
+
+    fn not_leader(&self, leader: Option<NodeId>) -> TxnError {
+        TxnError::NotLeader { tablet: self.inner.id, leader }
+    }
+
+    fn unconfirmed(&self, error: ConfirmError) -> TxnError {
+        match error {
+            ConfirmError::NotLeader { leader } => self.not_leader(leader),
+            ConfirmError::Unavailable(reason) => {
+                TxnError::Unavailable { tablet: self.inner.id, reason }
+            }
+        }
+    }
+
+    /// Sets up an oracle at the beginning of each term that this replica leads, once everything of
+    /// earlier terms is applied, and takes it down at the end.
+    async fn follow_leadership(&self) {
+        let inner = &self.inner;
+        let mut seen = None;
+        while let Some(leads) = inner.replica.leadership_changed(seen).await {
+            seen = leads;
+            inner.leadership.send_replace(None);
+            let Some(term) = leads else { continue };
+            let confirmed = loop {
+                match inner.replica.confirm().await {
+                    Ok(confirmed) => break Some(confirmed),
+                    Err(ConfirmError::NotLeader { .. }) => break None,
+                    Err(ConfirmError::Unavailable(_)) => {
+                        inner.env.sleep(std::time::Duration::from_millis(50)).await;
+                    }
+                }
+            };
+            if confirmed != Some(term) {
+                continue;
+            }
+            let last_write = inner.machine.last_write();
+            let leadership = Arc::new(Leadership {
+                term,
+                oracle: Mutex::new(Oracle::new(last_write)),
+                released: watch::Sender::new(last_write.prev()),
+                log_order: tokio::sync::Mutex::new(()),
+            });
+            inner.leadership.send_replace(Some(Arc::clone(&leadership)));
+            tracing::info!(tablet = %inner.id, term, "leads");
+            let (env, clock) = (Arc::clone(&inner.env), Arc::clone(&inner.clock));
+            inner.env.spawn(async move {
+                wait_until_after(&*env, &*clock, last_write).await;
+                leadership.release(last_write);
+            });
+        }
+    }
+
+    /// The leadership of the present term; waits while it is being set up.
+    async fn leadership(&self) -> Result<Arc<Leadership>, TxnError> {
+        let mut changes = self.inner.leadership.subscribe();
+        loop {
+            let Some(term) = self.inner.replica.leads() else {
+                return Err(self.not_leader(self.inner.replica.leader()));
+            };
+            let current = changes.borrow_and_update().clone();
+            if let Some(leadership) = current.filter(|leadership| leadership.term == term) {
+                return Ok(leadership);
+            }
+            if changes.changed().await.is_err() {
+                return Err(self.not_leader(None));
+            }
+        }
+    }
+
+    /// Waits until `ready` holds, looking again whenever writes were released. False when the
+    /// leadership ended before: what was pending then is never released.
+    async fn wait(
+        &self,
+        leadership: &Leadership,
+        mut ready: impl FnMut(&Oracle) -> bool + Send,
+    ) -> bool {
+        let mut released = leadership.released.subscribe();
+        let mut leaderships = self.inner.leadership.subscribe();
+        loop {
+            if ready(&leadership.oracle()) {
+                return true;
+            }
+            let current = leaderships.borrow_and_update().as_ref().map(|current| current.term);
+            if current != Some(leadership.term) {
+                return false;
+            }
+            let release = std::pin::pin!(released.changed());
+            let change = std::pin::pin!(leaderships.changed());
+            futures::future::select(release, change).await;
+        }
+    }
+
+    /// Opens a view of `range`.
+    pub(crate) async fn read(&self, at: ReadAt, range: &KeyRange) -> Result<TabletRead, TxnError> {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        if at != ReadAt::Unconfirmed {
+            let term = inner.replica.confirm().await.map_err(|error| self.unconfirmed(error))?;
+            if term != leadership.term {
+                return Err(self.not_leader(inner.replica.leader()));
+            }
+        }
+        if inner.machine.is_retired()
+            || !inner.machine.state().descriptor.range.contains_range(range)
+        {
+            return Err(TxnError::NoSuchTablet { tablet: inner.id });
+        }
+        let at = {
+            let mut oracle = leadership.oracle();
+            match at {
+                ReadAt::Strong { min } => oracle.strong_read(min),
+                ReadAt::Unconfirmed => oracle.strong_read(Timestamp::MIN),
+                ReadAt::Exact(at) => {
+                    oracle.promise(at);
+                    at
+                }
+            }
+        };
+        if !self.wait(&leadership, |oracle| !oracle.must_wait(at)).await {
+            return Err(self.not_leader(inner.replica.leader()));
+        }
+        Ok(TabletRead { at, snapshot: inner.data.snapshot()? })
+    }
+
+    /// Whether this replica leads and a majority agrees.
+    pub(crate) async fn confirm(&self) -> Result<(), TxnError> {
+        self.leadership().await?;
+        self.inner.replica.confirm().await.map(drop).map_err(|error| self.unconfirmed(error))
+    }
+
+    /// Validates and carries out a write; answers when it is visible.
+    ///
+    /// The write goes on when the caller stops waiting: what was handed to the log can't be called
+    /// back.
+    pub(crate) async fn write(&self, request: WriteRequest) -> Outcome {
+        let size = request.size();
+        if size > MAX_WRITE_BYTES {
+            return Err(TxnError::TooLarge { size, limit: MAX_WRITE_BYTES });
+        }
+        let (done, outcome) = oneshot::channel();
+        let tablet = self.clone();
+        self.inner.env.spawn(async move {
+            let _ = done.send(tablet.write_through(request).await);
+        });
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(TxnError::Unknown { reason: "the leader has stopped".into() }))
+    }
+
+    async fn write_through(&self, request: WriteRequest) -> Outcome {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        let after = request.after.next();
+        let (at, submitted) = {
+            let _in_order = leadership.log_order.lock().await;
+            let at = leadership.oracle().assign(inner.clock.now().latest.max(after));
+            let submitted = match encode(&Command::Write { at, request }) {
+                Ok(command) => inner.replica.submit(leadership.term, command.into()).await,
+                Err(error) => {
+                    leadership.release(at);
+                    return Err(error);
+                }
+            };
+            (at, submitted)
+        };
+        let answer = match submitted {
+            Ok(submitted) => submitted.outcome().await,
+            Err(error) => Err(error),
+        };
+        let outcome = match answer {
+            Ok(answer) => decode::<Outcome>(&answer)?,
+            Err(ProposeError::NotLeader { leader }) => {
+                leadership.release(at);
+                return Err(self.not_leader(leader));
+            }
+            // It may be applied yet: this leadership never shows anything from here on. The term is
+            // over or the replica has stopped.
+            Err(ProposeError::Unknown(reason)) => return Err(TxnError::Unknown { reason }),
+        };
+        if outcome.is_ok() {
+            wait_until_after(&*inner.env, &*inner.clock, at).await;
+        }
+        leadership.release(at);
+        // A committed write stays committed when the leadership ends: the next leader shows nothing
+        // before its timestamp has passed.
+        self.wait(&leadership, |oracle| oracle.visible() >= at).await;
+        outcome
+    }
+
+    /// Logs that the tablet serves nothing any more.
+    pub(crate) async fn retire(&self) -> Outcome {
+        let leadership = self.leadership().await?;
+        let command = encode(&Command::Retire)?;
+        let submitted = match self.inner.replica.submit(leadership.term, command.into()).await {
+            Ok(submitted) => submitted.outcome().await,
+            Err(error) => Err(error),
+        };
+        match submitted {
+            Ok(answer) => decode::<Outcome>(&answer)?,
+            Err(ProposeError::NotLeader { leader }) => Err(self.not_leader(leader)),
+            Err(ProposeError::Unknown(reason)) => Err(TxnError::Unknown { reason }),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Clusters of nodes without SQL, in virtual time.
+
+mod cluster;
+mod crashes;
+mod latency;
+mod writes;

@@ -1,0 +1,97 @@
+//! What a write is refused for, and that refused means unchanged.
+
+use std::time::Duration;
+
+use meridian_storage::TabletId;
+use meridian_truetime::Timestamp;
+use meridian_txn::{Mutation, ReadAt, ReadSet, ScanRequest, TxnError, table_range};
+
+use crate::cluster::{TABLE, insert, key, run, value, write};
+
+fn put(k: u64, value: &str) -> Mutation {
+    Mutation::Put { key: key(k), value: value.into() }
+}
+
+#[test]
+fn refused_writes_change_nothing() {
+    run(1, "local", Duration::from_millis(2), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(2);
+        let first = node.write(insert(1, "one")).await.expect("inserted");
+
+        let duplicate = write(
+            ReadSet::default(),
+            vec![put(2, "two"), Mutation::Insert { key: key(1), value: b"again".to_vec() }],
+        );
+        let error = node.write(duplicate).await;
+        assert_eq!(error, Err(TxnError::DuplicateKey { key: key(1) }));
+        assert_eq!(value(&node, 2).await, Ok(None), "half a write was applied");
+
+        let mut other_schema = insert(3, "three");
+        other_schema.schema = vec![(TABLE, 2)];
+        assert_eq!(node.write(other_schema).await, Err(TxnError::SchemaChanged { table: TABLE }));
+
+        // Read by two, written by both: one comes too late.
+        let read = ReadSet { keys: vec![(key(1), Some(first))], ..ReadSet::default() };
+        node.write(write(read.clone(), vec![put(1, "changed")])).await.expect("first");
+        assert_eq!(node.write(write(read, vec![put(1, "lost")])).await, Err(TxnError::Conflict));
+        assert_eq!(value(&node, 1).await, Ok(Some("changed".into())));
+
+        // Absence is something that one reads, too.
+        let absent = ReadSet { keys: vec![(key(1), None)], ..ReadSet::default() };
+        assert_eq!(node.write(write(absent, vec![put(9, "x")])).await, Err(TxnError::Conflict));
+    });
+}
+
+#[test]
+fn a_range_that_was_read_must_not_have_changed() {
+    run(1, "local", Duration::ZERO, |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(1);
+        node.write(insert(1, "one")).await.expect("inserted");
+        let scan = ScanRequest {
+            range: table_range(TABLE),
+            at: ReadAt::Unconfirmed,
+            limit: u64::MAX,
+            reverse: false,
+        };
+        let seen = node.scan(TabletId::new(2), scan).await.expect("scanned");
+        assert_eq!(seen.rows.len(), 1);
+        let reads = ReadSet { at: seen.at, ranges: vec![table_range(TABLE)], ..ReadSet::default() };
+        // A phantom.
+        node.write(insert(2, "two")).await.expect("inserted");
+        let refused = node.write(write(reads, vec![put(3, "count is one")])).await;
+        assert_eq!(refused, Err(TxnError::Conflict));
+    });
+}
+
+#[test]
+fn a_read_at_a_timestamp_repeats() {
+    run(1, "us-eu-3", Duration::from_millis(5), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(3);
+        node.write(insert(1, "one")).await.expect("inserted");
+        let at = node.clock().now().latest;
+        let read = || node.get(TabletId::new(2), vec![key(1), key(2)], ReadAt::Exact(at));
+        let (_, before) = read().await.expect("read");
+        let later = node.write(insert(2, "two")).await.expect("inserted");
+        assert!(later > at, "a write got below a promise to a reader");
+        let (_, after) = read().await.expect("read");
+        assert_eq!(before, after);
+    });
+}
+
+#[test]
+fn timestamps_agree_with_real_time_across_gateways() {
+    run(7, "us-eu-3", Duration::from_millis(40), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let mut last = Timestamp::MIN;
+        for k in 0..12 {
+            let node = cluster.node(k % 3 + 1);
+            let at = node.write(insert(k, "x")).await.expect("inserted");
+            assert!(at > last, "{at:?} after {last:?}");
+            assert!(at < cluster.world.true_time(), "acknowledged before it had passed");
+            last = at;
+        }
+    });
+}
