@@ -5,9 +5,7 @@ mod fixed;
 use super::cell::Cell;
 use super::definition::{self, Definition};
 use super::types::{self, TypeInfo};
-use super::world::{
-    self, BTREE, COLLATION, DATABASE, HEAP, OWNER, OWNER_NAME, Relation, UTF8, World,
-};
+use super::world::{BTREE, HEAP, OWNER, OWNER_NAME, Relation, World};
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::types::PgType;
 

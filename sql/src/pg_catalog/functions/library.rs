@@ -2,7 +2,7 @@
 
 use super::super::cell::Cell;
 use super::super::types;
-use super::super::world::{PUBLIC, Relation, UTF8, World, quote_identifier};
+use super::super::world::{PUBLIC, Relation, UTF8, World};
 use super::names::{
     regclass_in, regclass_out, regnamespace_in, regnamespace_out, regproc_in, regproc_out,
     regrole_in, regtype_in, regtype_out,
