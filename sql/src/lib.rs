@@ -1,7 +1,32 @@
 //! SQL over tablets: catalog, types, planning through DataFusion, sessions.
 
+pub mod catalog;
+mod cluster;
+pub mod cluster_view;
+mod codec;
+mod ddl;
+mod dml;
+mod engine;
 pub mod error;
+mod explain;
+#[cfg(test)]
+mod fake;
+pub mod fragment;
+mod meridian_schema;
 pub mod pg_catalog;
+mod plan;
+mod scan;
+mod session;
+pub mod tablets;
 pub mod types;
 
+pub use datafusion::arrow;
+pub use datafusion::common::ScalarValue;
+pub use engine::Engine;
 pub use error::{SqlError, SqlState};
+pub use plan::parse::Statement;
+pub use session::{
+    ColumnDescription, Notice, Outcome, Prepared, SERVER_VERSION, Session, SessionParameters,
+    TransactionStatus,
+};
+pub use types::PgType;

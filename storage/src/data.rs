@@ -54,6 +54,7 @@ use redb::{
 };
 
 pub use self::batch::WriteBatch;
+use self::estimate::Sizes;
 use self::rowkey::{RowKey, encode, split};
 pub use self::scan::{Direction, Records, Scan, Versions};
 use crate::error::StorageError;
@@ -106,6 +107,7 @@ struct DataFile {
     database: Database,
     /// Whether something was committed since the last flush began.
     dirty: AtomicBool,
+    sizes: Arc<Sizes>,
     stopped: OnceLock<StorageError>,
 }
 
@@ -127,6 +129,7 @@ impl DataStore {
         let file = Arc::new(DataFile {
             database,
             dirty: AtomicBool::new(false),
+            sizes: Arc::new(Sizes::new()),
             stopped: OnceLock::new(),
         });
         let writer = Writer::start(env, "data writer", FlushSink(Arc::clone(&file)))?;
@@ -144,7 +147,9 @@ impl DataStore {
         if batch.is_empty() {
             return Ok(());
         }
+        let counted = batch.counted();
         file.commit(batch).map_err(failed).inspect_err(|error| file.stop(error))?;
+        counted.tell(&file.sizes);
         file.dirty.store(true, Ordering::Release);
         Ok(())
     }
@@ -165,7 +170,8 @@ impl DataStore {
         file.check()?;
         let transaction = file.database.begin_read().map_err(failed)?;
         let rows = transaction.open_table(ROWS).map_err(failed)?;
-        Ok(DataSnapshot { inner: Arc::new(Snapshot { rows, transaction }) })
+        let sizes = Arc::clone(&file.sizes);
+        Ok(DataSnapshot { inner: Arc::new(Snapshot { rows, transaction, sizes }) })
     }
 }
 
@@ -229,6 +235,7 @@ pub struct DataSnapshot {
 struct Snapshot {
     rows: ReadOnlyTable<RowKey, Option<&'static [u8]>>,
     transaction: ReadTransaction,
+    sizes: Arc<Sizes>,
 }
 
 impl DataSnapshot {
@@ -306,12 +313,13 @@ impl DataSnapshot {
         Records::new(&table, prefix)
     }
 
-    /// About how many bytes of keys and values the range holds, old versions included. Looks at
-    /// a bounded number of entries.
+    /// About how many bytes of keys and values the range holds, old versions included. The first
+    /// question about a part of the key space after the store was opened reads that part; later
+    /// ones read at most the range's two ends.
     ///
     /// # Errors
     /// As for [`DataSnapshot::get`].
     pub fn size_of(&self, range: &KeyRange) -> Result<u64, StorageError> {
-        estimate::size_of(self, range)
+        self.inner.sizes.of(self, range)
     }
 }

@@ -174,3 +174,6 @@ fn open_database(
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,13 +84,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use meridian_storage::NodeId;
 
-//pub mod grpc;
+pub mod grpc;
 mod local;
 pub mod sim;
 mod stream;
 pub mod topology;
 
-//pub use grpc::GrpcTransport;
+pub use grpc::GrpcTransport;
 pub use sim::{LinkSettings, LinkView, SimulatedNetwork};
 pub use stream::{Incoming, Outgoing};
 pub use topology::{Topology, TopologyError};
@@ -112,6 +112,7 @@ pub struct ServiceError(String);
 
 impl ServiceError {
     /// A refusal, with the reason for people.
+    #[must_use]
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
@@ -220,7 +221,9 @@ pub trait Service: Send + Sync {
 
 /// The services of one node, shared by all its parts; a clone is the same registry.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<RwLock<BTreeMap<ServiceName, Arc<dyn Service>>>>);
+pub struct Registry(Arc<RwLock<Services>>);
+
+type Services = BTreeMap<ServiceName, Arc<dyn Service>>;
 
 impl Registry {
     /// A registry with no service in it.

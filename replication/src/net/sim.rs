@@ -11,16 +11,17 @@
 //!   n1: answer ◀───── latency of (n2, n1) ────────── n2
 //! ```
 //!
-//! One task, the driver, sleeps until the next thing is due and lets it happen. What happens is
-//! decided by a state machine without tasks or clocks ([`wire`]); what a node then does runs in
-//! that node's environment, so that a halted node does nothing.
+//! One task, the driver, sleeps until the next thing is due and lets it happen; what is due at once
+//! happens without it. What happens is decided by a state machine without tasks or clocks
+//! (`wire.rs`); what a node then does runs in that node's environment, so that a halted node does
+//! nothing.
 //!
 //! # How faults show
 //!
 //! | fault | a call | a stream |
 //! |---|---|---|
 //! | loss | [`NetError::DeadlineExceeded`] | the message is late (two round trips, at least 200 ms), and all behind it |
-//! | duplication | is executed twice | none |
+//! | duplication | is executed twice, if at all | none |
 //! | reordering | overtaken by later ones | late |
 //! | clogged | late | stalls; breaks after the patience |
 //! | cut | [`NetError::DeadlineExceeded`] | stalls; breaks after the patience |
@@ -60,7 +61,7 @@ mod wire;
 
 use lane::{Item, Opening, Side};
 pub use link::{LinkSettings, LinkView};
-use wire::{Job, Step, Wire};
+use wire::{Job, Wire};
 
 /// How long a stream outlives a stalled link, unless set otherwise: about what the gRPC side's
 /// keep-alives allow.
@@ -226,47 +227,67 @@ impl Shared {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets something happen to the network now.
-    fn act<T>(&self, happening: impl FnOnce(&mut Wire, Moment) -> T) -> T {
+    /// Lets something happen to the network now, and what is due in consequence, so that without
+    /// latency nobody waits for the driver.
+    fn act<T>(self: &Arc<Self>, happening: impl FnOnce(&mut Wire, Moment) -> T) -> T {
         let mut wire = self.lock();
-        let result = happening(&mut wire, self.env.moment());
-        if wire.agenda.oversleeps() {
+        let now = self.env.moment();
+        let result = happening(&mut wire, now);
+        if wire.catching_up {
+            return result;
+        }
+        if wire.agenda.is_due(now) {
+            wire = self.catch_up(wire);
+        }
+        if wire.agenda.driver_oversleeps() {
             self.changed.notify_one();
         }
         result
     }
 
-    /// Lets everything happen that is due, and says when the next thing is.
-    fn catch_up(self: &Arc<Self>) -> Option<Moment> {
-        loop {
-            let step = self.lock().step(self.env.moment());
-            match step {
-                Step::IdleUntil(next) => return next,
-                Step::Happened(None) => {}
-                Step::Happened(Some(Job::Stream(opening))) => self.serve(opening),
-                Step::Happened(Some(Job::Call {
-                    home,
-                    incarnation,
-                    service,
+    /// Lets everything happen that is due. Nodes' code starts outside of the lock.
+    fn catch_up<'a>(self: &'a Arc<Self>, mut wire: MutexGuard<'a, Wire>) -> MutexGuard<'a, Wire> {
+        wire.catching_up = true;
+        while let Some(job) = wire.step(self.env.moment()) {
+            if let Some(job) = job {
+                drop(wire);
+                self.start(job);
+                wire = self.lock();
+            }
+        }
+        wire.catching_up = false;
+        wire
+    }
+
+    /// The driver's turn: what is due, and then how long to sleep. While someone else is catching
+    /// up it sleeps until that one wakes it.
+    fn drive(self: &Arc<Self>) -> Option<Moment> {
+        let mut wire = self.lock();
+        if wire.catching_up {
+            wire.agenda.driver_waits();
+            return None;
+        }
+        wire = self.catch_up(wire);
+        wire.agenda.driver_sleeps()
+    }
+
+    fn start(self: &Arc<Self>, job: Job) {
+        match job {
+            Job::Stream(opening) => self.serve(opening),
+            Job::Call { home, incarnation, service, from, call, request } => {
+                let reply = Reply {
+                    network: Arc::clone(self),
+                    here: (home.id, incarnation),
                     from,
                     call,
-                    request,
-                })) => {
-                    let reply = Reply {
-                        network: Arc::clone(self),
-                        here: (home.id, incarnation),
-                        from,
-                        call,
-                        answer: Err(local::gave_up(home.id)),
-                    };
-                    let work = home.env.work(Work::Request);
-                    home.env.spawn(async move {
-                        let mut reply = reply;
-                        work.await;
-                        let (here, _) = reply.here;
-                        reply.answer = local::execute(&*service, here, from, request).await;
-                    });
-                }
+                    answer: Err(local::gave_up(home.id)),
+                };
+                let work = home.env.work(Work::Request);
+                home.env.spawn(async move {
+                    work.await;
+                    let (here, _) = reply.here;
+                    reply.give(local::execute(&*service, here, from, request).await);
+                });
             }
         }
     }
@@ -282,7 +303,7 @@ impl Shared {
 /// The driver. It doesn't keep the network alive.
 async fn drive(network: Weak<Shared>, env: Env, changed: Arc<Notify>) {
     while let Some(network) = network.upgrade() {
-        let next = network.catch_up();
+        let next = network.drive();
         drop(network);
         let changed = std::pin::pin!(changed.notified());
         match next {
@@ -298,13 +319,19 @@ impl Drop for Shared {
     }
 }
 
-/// Sends a call's answer when it is dropped, whatever the service came to.
+/// Answers a call when it is dropped, whatever its service came to.
 struct Reply {
     network: Arc<Shared>,
     here: (NodeId, u64),
     from: NodeId,
     call: u64,
     answer: Result<Bytes, NetError>,
+}
+
+impl Reply {
+    fn give(mut self, answer: Result<Bytes, NetError>) {
+        self.answer = answer;
+    }
 }
 
 impl Drop for Reply {

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub const WITHIN_REGION: Duration = Duration::from_micros(100);
 
 /// The longest round trip that a topology may name.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 const SHIPPED: [(&str, &str); 5] = [
     ("us-eu-3", include_str!("../../topologies/us-eu-3.csv")),

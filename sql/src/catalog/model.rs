@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::PgType;
 
 /// A column of a table.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ColumnInfo {
     /// Unique in its table and never used again; names the column in stored rows. From 1.
     pub id: u32,
@@ -22,7 +24,7 @@ pub struct ColumnInfo {
 }
 
 /// A table, as one version of the schema describes it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableInfo {
     /// Unique in the cluster and never used again; the table's own id in keys. Below 100: a table
     /// of the system tablet.

@@ -25,16 +25,35 @@
 //! | `oid`, `regclass`, ... | UInt32 | |
 //! | arrays | List | output, and parameters |
 //!
-
+//! - [`text`] and [`binary`] read and write the two wire formats.
+//! - [`assign`] is the cast that `INSERT` and `UPDATE` apply to a value for a column.
 //!
 //! Caveats, where Arrow is narrower than PostgreSQL: a timestamp ends on 294247-01-10 (PostgreSQL's
 //! 30 years earlier in the same era: 294276), an interval's time part holds 2,562,047 hours, a
 //! `numeric` needs a precision of at most 38 and has neither NaN nor infinity, `timestamp(p)` is
 //! accepted only for p = 6. What doesn't fit is refused, never rounded silently.
 
+mod array;
 mod arrow;
+pub mod assign;
+pub mod binary;
+mod bytea;
+mod calendar;
+mod cell;
+mod datetime;
+mod decimal;
+mod interval;
+mod json;
 mod names;
+mod number;
 mod pg_type;
+pub mod text;
+mod zone;
 
 pub use arrow::PG_TYPE_KEY;
-pub use pg_type::{BaseType, MAX_NUMERIC_PRECISION, PgType};
+pub use json::normalize as normalize_json;
+pub use pg_type::{BaseType, MAX_NUMERIC_PRECISION, PgType, TypeFacts};
+pub use zone::{SessionFormat, TimeZone};
+
+#[cfg(test)]
+mod tests;

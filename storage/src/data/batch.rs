@@ -3,6 +3,7 @@
 use meridian_truetime::Timestamp;
 use redb::{Table, WriteTransaction};
 
+use super::estimate::{Sizes, weight};
 use super::rowkey::{RowKey, encode_into, split};
 use super::scan::bounds;
 use super::{RECORDS, ROWS};
@@ -70,6 +71,23 @@ impl WriteBatch {
         self.changes.push(Change::CollectGarbage { range, horizon });
     }
 
+    /// What the batch does to the sizes of ranges.
+    pub(super) fn counted(&self) -> Counted {
+        let mut counted = Counted::default();
+        for change in &self.changes {
+            match change {
+                Change::Put { key, value, .. } => {
+                    counted.added.push((key.clone(), weight(key, value.as_deref())));
+                }
+                Change::ClearRange(range) | Change::CollectGarbage { range, .. } => {
+                    counted.removed.push(range.clone());
+                }
+                Change::PutRecord { .. } | Change::DeleteRecord { .. } => {}
+            }
+        }
+        counted
+    }
+
     pub(super) fn apply(self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         let mut rows = transaction.open_table(ROWS)?;
         let mut records = None;
@@ -95,6 +113,23 @@ impl WriteBatch {
             }
         }
         Ok(())
+    }
+}
+
+/// How a batch changes the sizes of ranges.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    added: Vec<(Vec<u8>, u64)>,
+    removed: Vec<KeyRange>,
+}
+
+impl Counted {
+    /// Passes it on, once the batch is committed.
+    pub(super) fn tell(self, sizes: &Sizes) {
+        sizes.added(&self.added);
+        for range in &self.removed {
+            sizes.forget(range);
+        }
     }
 }
 

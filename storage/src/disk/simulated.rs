@@ -28,6 +28,9 @@ pub struct DiskFaults {
     pub fail_syncs: bool,
     /// How many bytes all files together may hold; what needs more finds the disk full.
     pub capacity: Option<u64>,
+    /// After so many more writes and syncs all of them fail: with [`SimulatedDisk::crash`] behind
+    /// it, a power loss in the middle of a commit.
+    pub changes_left: Option<u64>,
 }
 
 /// A disk in memory. Clones are handles of the same disk, which outlives the node that uses it.
@@ -134,6 +137,19 @@ impl Disk for SimulatedDisk {
         }
         opened.open = true;
         Ok(Box::new(SimulatedFile { disk: self.clone(), name: file.to_owned(), incarnation }))
+    }
+}
+
+impl DiskFaults {
+    fn count_change(&mut self) -> io::Result<()> {
+        match &mut self.changes_left {
+            Some(0) => Err(io::Error::other("simulated power loss")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -284,6 +300,7 @@ impl SimulatedFile {
     /// Runs `work` on the bytes if the disk takes writes and has space for `end` bytes.
     fn change(&self, end: u64, work: impl FnOnce(&mut FileState, usize)) -> io::Result<()> {
         self.with(|state| {
+            state.faults.count_change()?;
             if state.faults.fail_writes {
                 return Err(io::Error::other("simulated write error"));
             }
@@ -329,6 +346,7 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.with(|state| {
+            state.faults.count_change()?;
             if state.faults.fail_syncs {
                 return Err(io::Error::other("simulated sync error"));
             }
@@ -419,7 +437,7 @@ mod tests {
             fail_reads: true,
             fail_writes: true,
             fail_syncs: true,
-            capacity: None,
+            ..DiskFaults::default()
         });
         assert!(file.read(0, &mut [0]).is_err());
         assert!(file.write(0, b"x").is_err());

@@ -110,15 +110,7 @@ impl Cluster {
     pub async fn create_tablet(&self, number: u64) -> TabletDescriptor {
         let node = self.node(number);
         let descriptor = node.new_tablet(TabletId::new(2), table_range(TABLE), vec![(TABLE, 1)]);
-        let entered = node.write(WriteRequest {
-            tablet: SYSTEM_TABLET,
-            schema: Vec::new(),
-            reads: ReadSet::default(),
-            mutations: vec![directory_put(&descriptor).expect("encodes")],
-            after: Timestamp::MIN,
-        });
-        entered.await.expect("entered");
-        node.ensure_tablet(&descriptor).await.expect("serves");
+        create_tablet(&node, &descriptor).await;
         descriptor
     }
 
@@ -128,6 +120,19 @@ impl Cluster {
         let result = work.await;
         (self.world.moment().since(began), result)
     }
+}
+
+/// Enters a tablet into the directory and waits until it serves.
+pub async fn create_tablet(node: &Node, descriptor: &TabletDescriptor) {
+    let entered = node.write(WriteRequest {
+        tablet: SYSTEM_TABLET,
+        schema: Vec::new(),
+        reads: ReadSet::default(),
+        mutations: vec![directory_put(descriptor).expect("encodes")],
+        after: Timestamp::MIN,
+    });
+    entered.await.expect("entered");
+    node.ensure_tablet(descriptor).await.expect("serves");
 }
 
 pub fn key(k: u64) -> Vec<u8> {

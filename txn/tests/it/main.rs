@@ -3,4 +3,5 @@
 mod cluster;
 mod crashes;
 mod latency;
+mod processes;
 mod writes;

@@ -32,7 +32,8 @@ pub struct LinkSettings {
     /// The probability that a message is lost. A call's caller then waits for its deadline; a
     /// stream repeats the message after a while, and what is behind it waits.
     pub loss: f64,
-    /// The probability that a call's request or answer arrives twice. Streams don't show it.
+    /// The probability that a call's request, once it is executed, is executed a second time, at
+    /// once or as much later as jitter and reordering make it. Streams don't show duplication.
     pub duplication: f64,
     /// The probability that a message falls behind by up to the latency (at least 1 ms), so that
     /// calls overtake each other. In a stream it delays what is behind it.
@@ -117,15 +118,19 @@ impl Link {
         self.bytes += size as u64;
     }
 
-    /// How long each copy of a call's message takes; none is lost, two is duplicated.
-    pub fn copies(&mut self) -> [Option<Duration>; 2] {
+    /// How long a call's message takes, unless it is lost.
+    pub fn transit(&mut self) -> Option<Duration> {
         if self.settings.cut || self.chance(self.settings.loss) {
             self.lost += 1;
-            return [None, None];
+            return None;
         }
-        let first = self.delay();
-        let second = self.chance(self.settings.duplication).then(|| self.delay());
-        [Some(first), second]
+        Some(self.delay())
+    }
+
+    /// How long after a request its duplicate arrives, if there is one.
+    pub fn duplicate(&mut self) -> Option<Duration> {
+        let duplicated = self.chance(self.settings.duplication);
+        duplicated.then(|| self.delay().saturating_sub(self.settings.latency))
     }
 
     /// How long a message takes that isn't lost.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_truetime::NodeEnvironment;
-use meridian_truetime::env::CostModel;
+use meridian_truetime::env::{CostModel, Environment};
 
 use super::*;
 use crate::net::{STREAM_WINDOW, Service, ServiceError};
@@ -110,14 +110,16 @@ struct Cluster {
     world: World,
     network: SimulatedNetwork,
     nodes: BTreeMap<u64, Node>,
-    lives: u64,
+    /// The services of all lives of all nodes so far.
+    echoes: Vec<Arc<Echo>>,
 }
 
 impl Cluster {
     fn new(world: &World, topology: &str) -> Self {
         let topology = Topology::load(topology).unwrap();
         let network = SimulatedNetwork::new(world, topology);
-        let mut cluster = Self { world: world.clone(), network, nodes: BTreeMap::new(), lives: 0 };
+        let mut cluster =
+            Self { world: world.clone(), network, nodes: BTreeMap::new(), echoes: Vec::new() };
         for id in 1..=3 {
             cluster.start(id);
         }
@@ -125,9 +127,9 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64) {
-        self.lives += 1;
-        let env = self.world.node(self.lives);
+        let env = self.world.node(self.echoes.len() as u64 + 1);
         let echo = Arc::new(Echo { env: Some(env.clone()), ..Echo::default() });
+        self.echoes.push(echo.clone());
         let registry = Registry::new();
         registry.register(ECHO, echo.clone());
         let index = usize::try_from(id - 1).unwrap();
@@ -689,6 +691,59 @@ fn the_same_seed_gives_the_same_deliveries() {
     assert!(outcomes.iter().any(|outcome| outcome.contains("DeadlineExceeded")));
     assert_eq!(turmoil(11), (first, outcomes));
     assert_ne!(turmoil(12).0, first);
+}
+
+/// Calls to a node that crashes and comes back all the time, over a link with every fault: how
+/// many were refused for certain, and which of these were executed nevertheless.
+fn false_certainties(seed: u64) -> (usize, Vec<Bytes>) {
+    simulate(seed, |mut cluster| async move {
+        for (from, to) in [(1, 2), (2, 1)] {
+            cluster.link(from, to, |link| {
+                link.jitter = Duration::from_millis(40);
+                link.loss = 0.2;
+                link.duplication = 0.5;
+                link.reordering = 0.3;
+            });
+        }
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        for number in 0..1_000 {
+            let refused = Arc::clone(&refused);
+            let node = &cluster.nodes[&1];
+            let (transport, env) = (Arc::clone(&node.transport), Arc::clone(&node.env));
+            node.env.spawn(async move {
+                env.sleep(Duration::from_millis(3) * number).await;
+                let request = Bytes::from(number.to_string());
+                let answer = transport.call(NodeId::new(2), ECHO, request.clone(), SECOND).await;
+                if answer.is_err_and(|error| error.certainly_not_executed()) {
+                    refused.lock().unwrap().push(request);
+                }
+            });
+        }
+        for _ in 0..30 {
+            cluster.sleep(Duration::from_millis(70)).await;
+            cluster.crash(2);
+            cluster.sleep(Duration::from_millis(30)).await;
+            cluster.start(2);
+        }
+        cluster.sleep(3 * SECOND).await;
+        let refused = refused.lock().unwrap().clone();
+        let executed = |request: &Bytes| {
+            let has = |echo: &Arc<Echo>| {
+                echo.calls.lock().unwrap().iter().any(|(_, executed)| executed == request)
+            };
+            cluster.echoes.iter().any(has)
+        };
+        (refused.len(), refused.into_iter().filter(executed).collect())
+    })
+}
+
+#[test]
+fn what_is_certainly_not_executed_never_is() {
+    for seed in 0..10 {
+        let (refused, wrongly) = false_certainties(seed);
+        assert!(refused > 50, "{refused}");
+        assert_eq!(wrongly, Vec::<Bytes>::new(), "seed {seed}");
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) enum Event {
 }
 
 /// A message of a call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Message {
     from: NodeId,
     to: NodeId,
@@ -36,9 +36,15 @@ pub(super) struct Message {
     body: Body,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Body {
-    Request { service: ServiceName, request: Bytes },
+    /// A duplicate follows its original only where that was executed, and is itself never
+    /// refused: a caller that is told that its request was not executed can rely on that.
+    Request {
+        service: ServiceName,
+        request: Bytes,
+        duplicate: bool,
+    },
     Answer(Result<Bytes, NetError>),
 }
 
@@ -77,8 +83,23 @@ impl Agenda {
         (at <= now).then(|| (at, entry.remove()))
     }
 
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.next().is_some_and(|at| at <= now)
+    }
+
+    /// The driver sleeps until the next event, or until it is woken.
+    pub fn driver_sleeps(&mut self) -> Option<Moment> {
+        self.asleep_until = self.next();
+        self.asleep_until
+    }
+
+    /// The driver sleeps until it is woken.
+    pub fn driver_waits(&mut self) {
+        self.asleep_until = None;
+    }
+
     /// Whether the driver sleeps too long.
-    pub fn oversleeps(&self) -> bool {
+    pub fn driver_oversleeps(&self) -> bool {
         self.next().is_some_and(|at| self.asleep_until.is_none_or(|until| at < until))
     }
 }
@@ -94,13 +115,6 @@ pub(super) enum Job {
         request: Bytes,
     },
     Stream(Opening),
-}
-
-/// What one step of the network came to.
-pub(super) enum Step {
-    Happened(Option<Job>),
-    /// Nothing is due before this.
-    IdleUntil(Option<Moment>),
 }
 
 #[derive(Debug)]
@@ -126,6 +140,8 @@ pub(super) struct Wire {
     /// How long a stream outlives a stalled link.
     pub patience: Duration,
     pub agenda: Agenda,
+    /// Someone lets happen what is due. Only one does at a time, so that it happens in order.
+    pub catching_up: bool,
     pub(super) links: BTreeMap<(NodeId, NodeId), Link>,
     pub(super) streams: BTreeMap<u64, Stream>,
     pub trace: Trace,
@@ -141,6 +157,7 @@ impl Wire {
             topology,
             patience,
             agenda: Agenda::default(),
+            catching_up: false,
             links: BTreeMap::new(),
             streams: BTreeMap::new(),
             trace: Trace { enabled: traced, hash: Trace::BASIS },
@@ -156,14 +173,10 @@ impl Wire {
         self.last_id
     }
 
-    /// Lets the first thing happen that is due.
-    pub fn step(&mut self, now: Moment) -> Step {
-        let Some((at, event)) = self.agenda.take_due(now) else {
-            let next = self.agenda.next();
-            self.agenda.asleep_until = next;
-            return Step::IdleUntil(next);
-        };
-        Step::Happened(match event {
+    /// Lets the first thing happen that is due; `None` if nothing is.
+    pub fn step(&mut self, now: Moment) -> Option<Option<Job>> {
+        let (at, event) = self.agenda.take_due(now)?;
+        Some(match event {
             Event::Arrive(message) => self.arrive(now, message),
             Event::Wake { stream, side } => self.wake(now, at, stream, side),
             Event::Expire { nodes } => {
@@ -248,7 +261,8 @@ impl Wire {
     ) -> u64 {
         let call = self.next_id();
         self.calls.insert(call, PendingCall { from, to, executing: false, reply });
-        self.send(now, Message { from, to, call, body: Body::Request { service, request } });
+        let body = Body::Request { service, request, duplicate: false };
+        self.send(now, Message { from, to, call, body });
         call
     }
 
@@ -274,8 +288,8 @@ impl Wire {
     fn send(&mut self, now: Moment, message: Message) {
         let Some(link) = self.links.get_mut(&(message.from, message.to)) else { return };
         link.count(message.body.payload().len());
-        for delay in link.copies().into_iter().flatten() {
-            self.agenda.post(now.plus(delay), Event::Arrive(message.clone()));
+        if let Some(transit) = link.transit() {
+            self.agenda.post(now.plus(transit), Event::Arrive(message));
         }
     }
 
@@ -298,21 +312,42 @@ impl Wire {
                 }
                 None
             }
-            Body::Request { service, request } => match self.service(to, service) {
-                Ok((home, incarnation, service)) => {
-                    if let Some(pending) = self.calls.get_mut(&call) {
-                        pending.executing = true;
-                    }
-                    Some(Job::Call { home, incarnation, service, from, call, request })
+            Body::Request { service, request, duplicate } => {
+                self.receive(now, [from, to], call, service, request, duplicate)
+            }
+        }
+    }
+
+    /// A request has reached its node.
+    fn receive(
+        &mut self,
+        now: Moment,
+        [from, to]: [NodeId; 2],
+        call: u64,
+        service: ServiceName,
+        request: Bytes,
+        duplicate: bool,
+    ) -> Option<Job> {
+        match self.service(to, service) {
+            Ok((home, incarnation, found)) => {
+                if let Some(pending) = self.calls.get_mut(&call) {
+                    pending.executing = true;
                 }
-                Err(error) => {
-                    self.send(
-                        now,
-                        Message { from: to, to: from, call, body: Body::Answer(Err(error)) },
-                    );
-                    None
+                let link = self.links.get_mut(&(from, to))?;
+                if !duplicate && let Some(later) = link.duplicate() {
+                    let request = request.clone();
+                    let body = Body::Request { service, request, duplicate: true };
+                    let message = Message { from, to, call, body };
+                    self.agenda.post(now.plus(later), Event::Arrive(message));
                 }
-            },
+                Some(Job::Call { home, incarnation, service: found, from, call, request })
+            }
+            Err(_) if duplicate => None,
+            Err(error) => {
+                let body = Body::Answer(Err(error));
+                self.send(now, Message { from: to, to: from, call, body });
+                None
+            }
         }
     }
 

@@ -1,0 +1,254 @@
+//! The catalog's rows: reading all of them, and the mutations that add or remove a table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::ScalarValue;
+use meridian_storage::KeyRange;
+use meridian_truetime::Timestamp;
+use meridian_txn::{Mutation, ReadAt, ScanRequest};
+
+use super::bootstrap::{self, COLUMNS, COUNTERS, NAMES, TABLES};
+use super::model::{ColumnInfo, TableInfo};
+use crate::codec;
+use crate::error::SqlError;
+use crate::plan::errors::txn_error;
+use crate::tablets::{SYSTEM_TABLET, Tablets};
+use crate::types::PgType;
+
+/// All tables, the system's included, and the timestamp that they were read at.
+///
+/// # Errors
+/// When the system tablet can't be read, or holds rows that make no sense.
+pub(crate) async fn read(
+    tablets: &dyn Tablets,
+    min: Timestamp,
+) -> Result<(Timestamp, Vec<Arc<TableInfo>>), SqlError> {
+    // The two tables lie side by side.
+    let first = codec::key_prefix(system(TABLES).as_ref());
+    let last = KeyRange::prefix(codec::key_prefix(system(COLUMNS).as_ref()));
+    let mut range = KeyRange { start: first, end: last.end };
+    let mut at = ReadAt::Strong { min };
+    let mut rows = Vec::new();
+    let read_at = loop {
+        let request = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
+        let page =
+            tablets.scan(SYSTEM_TABLET, request).await.map_err(|error| txn_error(&error))?;
+        let next = page.rows.last().map(|row| [row.key.as_slice(), &[0]].concat());
+        rows.extend(page.rows);
+        match next {
+            Some(next) if page.more => {
+                range.start = next;
+                at = ReadAt::Exact(page.at);
+            }
+            _ => break page.at,
+        }
+    };
+    let (tables_system, columns_system) = (system(TABLES), system(COLUMNS));
+    let mut tables = BTreeMap::new();
+    let mut columns: BTreeMap<u64, Vec<(ColumnInfo, Option<i32>)>> = BTreeMap::new();
+    let columns_from = codec::key_prefix(&columns_system);
+    for row in rows {
+        if row.key < columns_from {
+            let values = codec::decode_row(&tables_system, &row.key, &row.value)?;
+            let table = table_from(&values)?;
+            tables.insert(table.id, table);
+        } else {
+            let values = codec::decode_row(&columns_system, &row.key, &row.value)?;
+            let id = id_from(&values, 0)?;
+            columns.entry(id).or_default().push(column_from(&values)?);
+        }
+    }
+    let mut all = bootstrap::tables();
+    for (id, mut table) in tables {
+        let mut key = Vec::new();
+        for (column, key_position) in columns.remove(&id).unwrap_or_default() {
+            if let Some(position) = key_position {
+                key.push((position, table.columns.len()));
+            }
+            table.columns.push(column);
+        }
+        key.sort_unstable();
+        table.primary_key = key.into_iter().map(|(_, position)| position).collect();
+        all.push(Arc::new(table));
+    }
+    Ok((read_at, all))
+}
+
+/// The rows of a new table. The write fails with `DuplicateKey` if the name is taken.
+///
+/// # Errors
+/// When a value can't be encoded.
+pub(crate) fn create(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
+    let mut mutations = vec![
+        insert(NAMES, &[text(&table.schema), text(&table.name), int8(table.id)])?,
+        insert(
+            TABLES,
+            &[
+                int8(table.id),
+                text(&table.schema),
+                text(&table.name),
+                int8(table.version),
+                int8(table.root),
+            ],
+        )?,
+    ];
+    for (position, column) in table.columns.iter().enumerate() {
+        let place = table.primary_key.iter().position(|&p| p == position);
+        mutations.push(insert(
+            COLUMNS,
+            &[
+                int8(table.id),
+                int4(position),
+                ScalarValue::Int32(i32::try_from(column.id).ok()),
+                text(&column.name),
+                text(&column.pg_type.to_string()),
+                ScalarValue::Boolean(Some(column.nullable)),
+                ScalarValue::Utf8(column.default.clone()),
+                place.map_or(ScalarValue::Int32(None), int4),
+            ],
+        )?);
+    }
+    Ok(mutations)
+}
+
+/// What removes a table's rows again.
+///
+/// # Errors
+/// When a value can't be encoded.
+pub(crate) fn drop(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
+    let delete = |id, key: &[ScalarValue]| {
+        Ok::<_, SqlError>(Mutation::Delete { key: codec::encode_key(&system(id), key)? })
+    };
+    let mut mutations = vec![delete(NAMES, &name_key(table))?, delete(TABLES, &[int8(table.id)])?];
+    for position in 0..table.columns.len() {
+        mutations.push(delete(COLUMNS, &[int8(table.id), int4(position)])?);
+    }
+    Ok(mutations)
+}
+
+/// The key of the row that makes a table's name taken.
+///
+/// # Errors
+/// When a value can't be encoded.
+pub(crate) fn name_row_key(table: &TableInfo) -> Result<Vec<u8>, SqlError> {
+    codec::encode_key(&system(NAMES), &name_key(table))
+}
+
+/// The id of the table that a row of a name belongs to.
+///
+/// # Errors
+/// When the row makes no sense.
+pub(crate) fn named_table(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
+    id_from(&codec::decode_row(&system(NAMES), key, value)?, 2)
+}
+
+/// The key of a counter's row.
+///
+/// # Errors
+/// When the name can't be encoded.
+pub(crate) fn counter_key(name: &str) -> Result<Vec<u8>, SqlError> {
+    codec::encode_key(&system(COUNTERS), &[text(name)])
+}
+
+/// The next free id that a counter's row holds.
+///
+/// # Errors
+/// When the row makes no sense.
+pub(crate) fn counter_value(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
+    id_from(&codec::decode_row(&system(COUNTERS), key, value)?, 1)
+}
+
+/// Sets a counter.
+///
+/// # Errors
+/// When a value can't be encoded.
+pub(crate) fn set_counter(name: &str, next: u64) -> Result<Mutation, SqlError> {
+    let (key, value) = codec::encode_row(&system(COUNTERS), &[text(name), int8(next)])?;
+    Ok(Mutation::Put { key, value })
+}
+
+fn system(id: u64) -> Arc<TableInfo> {
+    let mut tables = bootstrap::tables();
+    let position = tables.iter().position(|table| table.id == id);
+    // Only called with the ids above.
+    tables.swap_remove(position.unwrap_or(0))
+}
+
+fn insert(id: u64, values: &[ScalarValue]) -> Result<Mutation, SqlError> {
+    let (key, value) = codec::encode_row(&system(id), values)?;
+    Ok(Mutation::Insert { key, value })
+}
+
+fn name_key(table: &TableInfo) -> [ScalarValue; 2] {
+    [text(&table.schema), text(&table.name)]
+}
+
+fn text(value: &str) -> ScalarValue {
+    ScalarValue::Utf8(Some(value.to_owned()))
+}
+
+fn int8(value: u64) -> ScalarValue {
+    ScalarValue::Int64(i64::try_from(value).ok())
+}
+
+fn int4(value: usize) -> ScalarValue {
+    ScalarValue::Int32(i32::try_from(value).ok())
+}
+
+fn table_from(values: &[ScalarValue]) -> Result<TableInfo, SqlError> {
+    Ok(TableInfo {
+        id: id_from(values, 0)?,
+        schema: text_from(values, 1)?,
+        name: text_from(values, 2)?,
+        version: id_from(values, 3)?,
+        root: id_from(values, 4)?,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+    })
+}
+
+fn column_from(values: &[ScalarValue]) -> Result<(ColumnInfo, Option<i32>), SqlError> {
+    let id = int_from(values, 2)?.and_then(|id| u32::try_from(id).ok()).ok_or_else(corrupted)?;
+    let nullable = match values.get(5) {
+        Some(ScalarValue::Boolean(Some(nullable))) => *nullable,
+        _ => return Err(corrupted()),
+    };
+    let default = match values.get(6) {
+        Some(ScalarValue::Utf8(default)) => default.clone(),
+        _ => return Err(corrupted()),
+    };
+    let column = ColumnInfo {
+        id,
+        name: text_from(values, 3)?,
+        pg_type: PgType::from_text(&text_from(values, 4)?)?,
+        nullable,
+        default,
+    };
+    Ok((column, int_from(values, 7)?))
+}
+
+fn id_from(values: &[ScalarValue], at: usize) -> Result<u64, SqlError> {
+    match values.get(at) {
+        Some(ScalarValue::Int64(Some(id))) => u64::try_from(*id).map_err(|_| corrupted()),
+        _ => Err(corrupted()),
+    }
+}
+
+fn int_from(values: &[ScalarValue], at: usize) -> Result<Option<i32>, SqlError> {
+    match values.get(at) {
+        Some(ScalarValue::Int32(value)) => Ok(*value),
+        _ => Err(corrupted()),
+    }
+}
+
+fn text_from(values: &[ScalarValue], at: usize) -> Result<String, SqlError> {
+    match values.get(at) {
+        Some(ScalarValue::Utf8(Some(text))) => Ok(text.clone()),
+        _ => Err(corrupted()),
+    }
+}
+
+fn corrupted() -> SqlError {
+    SqlError::corrupted("a row of the catalog makes no sense")
+}

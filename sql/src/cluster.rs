@@ -1,0 +1,343 @@
+//! Tablets of a cluster: this node's own without a detour, all others through their leaders.
+//!
+//! A fragment goes to the tablet's leader as one stream of the service `"sql"`. The opener sends
+//! the fragment; the leader answers with a header (the timestamp of the read, or why there is none)
+//! and then the batches, each in Arrow's IPC format. The end of the stream is the end of the rows;
+//! an error in the middle is the last message.
+
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::execution::TaskContext;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use meridian_replication::net::{Incoming, NetError, Outgoing, Service, ServiceError};
+use meridian_storage::{DataSnapshot, Direction, KeyRange, NodeId, TabletId};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
+use meridian_txn::{
+    Node, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::SqlError;
+use crate::fragment::{self, Fragment, RowView};
+use crate::tablets::{FragmentRead, ReadError, Tablets};
+
+/// The name of the service that runs fragments.
+pub(crate) const SERVICE: &str = "sql";
+
+/// How long a gateway waits for a leader's header.
+const HEADER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The tablets of a cluster, through one of its nodes.
+#[derive(Debug)]
+pub(crate) struct ClusterTablets {
+    node: Arc<Node>,
+}
+
+impl ClusterTablets {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// Runs a fragment at `leader`, if that leads.
+    async fn fragment_at(
+        &self,
+        leader: NodeId,
+        tablet: TabletId,
+        fragment: &Fragment,
+    ) -> Result<Result<FragmentRead, ReadError>, TxnError> {
+        if leader == self.node.id() {
+            return open(&self.node, tablet, fragment.clone()).await;
+        }
+        let request = match fragment.encode().map(|fragment| Request { tablet, fragment }) {
+            Ok(request) => request,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let lost = |reason: &str| TxnError::Unavailable { tablet, reason: reason.to_owned() };
+        let failed = |error: &NetError| lost(&error.to_string());
+        let (outgoing, mut incoming) =
+            self.node.transport().open(leader, SERVICE).await.map_err(|e| failed(&e))?;
+        outgoing.send(encode(&request)?).await.map_err(|e| failed(&e))?;
+        let header = self.node.env().timeout(HEADER, incoming.next()).await;
+        let header = match header {
+            Err(_) => return Err(lost("its leader did not answer in time")),
+            Ok(None) => return Err(lost("its leader ended the stream")),
+            Ok(Some(Err(error))) => return Err(failed(&error)),
+            Ok(Some(Ok(header))) => decode::<Header>(&header)?,
+        };
+        match header {
+            Header::Opened(at) => {
+                let batches = receive(outgoing, incoming);
+                Ok(Ok(FragmentRead { at, batches }))
+            }
+            Header::Refused(ReadError::Txn(error)) => Err(error),
+            Header::Refused(error) => Ok(Err(error)),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    tablet: TabletId,
+    fragment: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Header {
+    Opened(Timestamp),
+    Refused(ReadError),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Message {
+    Batch(Vec<u8>),
+    Failed(ReadError),
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Bytes, TxnError> {
+    let bytes = postcard::to_stdvec(value).map_err(|e| TxnError::Internal(e.to_string()))?;
+    Ok(bytes.into())
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, TxnError> {
+    postcard::from_bytes(bytes).map_err(|e| TxnError::Internal(e.to_string()))
+}
+
+/// The batches of a stream. Holding `outgoing` keeps the stream's other direction open; dropping
+/// both cancels the fragment.
+fn receive(
+    outgoing: Outgoing,
+    incoming: Incoming,
+) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
+    let batches = stream::try_unfold((outgoing, incoming), |(outgoing, mut incoming)| async {
+        let message = match incoming.next().await {
+            None => return Ok(None),
+            // What was read so far is gone; the whole statement may be run again.
+            Some(Err(error)) => return Err(ReadError::Sql(broken(&error))),
+            Some(Ok(message)) => message,
+        };
+        match decode::<Message>(&message)? {
+            Message::Failed(error) => Err(error),
+            Message::Batch(bytes) => Ok(Some((read_batch(&bytes)?, (outgoing, incoming)))),
+        }
+    });
+    batches.boxed()
+}
+
+fn broken(error: &NetError) -> SqlError {
+    SqlError::new(
+        crate::error::SqlState::CANNOT_CONNECT_NOW,
+        "the connection to the tablet's leader was lost",
+    )
+    .detail(format!("{error}."))
+    .hint("The statement only read; it might succeed if retried.")
+}
+
+fn read_batch(bytes: &[u8]) -> Result<RecordBatch, SqlError> {
+    let arrow = |e: datafusion::arrow::error::ArrowError| SqlError::internal(e.to_string());
+    let mut reader = StreamReader::try_new(bytes, None).map_err(arrow)?;
+    match reader.next() {
+        Some(batch) => batch.map_err(arrow),
+        None => Err(SqlError::internal("a message without a batch")),
+    }
+}
+
+fn write_batch(batch: &RecordBatch) -> Result<Vec<u8>, SqlError> {
+    let arrow = |e: datafusion::arrow::error::ArrowError| SqlError::internal(e.to_string());
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut bytes, batch.schema_ref()).map_err(arrow)?;
+    writer.write(batch).map_err(arrow)?;
+    writer.finish().map_err(arrow)?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// Opens a fragment at this node, if it leads the tablet.
+async fn open(
+    node: &Node,
+    tablet: TabletId,
+    fragment: Fragment,
+) -> Result<Result<FragmentRead, ReadError>, TxnError> {
+    let hull = match (fragment.ranges.first(), fragment.ranges.last()) {
+        (Some(first), Some(last)) => {
+            KeyRange { start: first.start.clone(), end: last.end.clone() }
+        }
+        _ => return Ok(Err(SqlError::internal("a fragment without ranges").into())),
+    };
+    let read = node.open_read(tablet, fragment.at, &hull).await?;
+    let view = Arc::new(SnapshotView { at: read.at, snapshot: read.snapshot });
+    let batches = fragment::run(fragment, view, Arc::clone(node.env()));
+    Ok(batches.map(|batches| FragmentRead { at: read.at, batches }).map_err(ReadError::from))
+}
+
+struct SnapshotView {
+    at: Timestamp,
+    snapshot: DataSnapshot,
+}
+
+impl RowView for SnapshotView {
+    fn read(
+        &self,
+        range: &KeyRange,
+        reverse: bool,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<(Vec<Row>, bool), SqlError> {
+        let storage = |e: meridian_storage::StorageError| SqlError::internal(e.to_string());
+        let direction = if reverse { Direction::Backward } else { Direction::Forward };
+        let scan = self.snapshot.scan(range, self.at, direction).map_err(storage)?;
+        let (mut found, mut size) = (Vec::new(), 0);
+        for row in scan {
+            let row = row.map_err(storage)?;
+            if found.len() == rows || size >= bytes {
+                return Ok((found, true));
+            }
+            size += row.key.len() + row.value.len();
+            found.push(Row { key: row.key, ts: row.ts, value: row.value });
+        }
+        Ok((found, false))
+    }
+}
+
+#[async_trait]
+impl Tablets for ClusterTablets {
+    fn env(&self) -> &Env {
+        self.node.env()
+    }
+
+    fn now(&self) -> TtInterval {
+        self.node.clock().now()
+    }
+
+    async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError> {
+        self.node.tablets(range).await
+    }
+
+    async fn scan(&self, tablet: TabletId, request: ScanRequest) -> Result<ScanResult, TxnError> {
+        self.node.scan(tablet, request).await
+    }
+
+    async fn get(
+        &self,
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+        self.node.get(tablet, keys, at).await
+    }
+
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError> {
+        let fragment = &fragment;
+        let opened = self
+            .node
+            .at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment))
+            .await?;
+        opened
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {
+        self.node.write(request).await
+    }
+
+    fn new_tablet(
+        &self,
+        id: TabletId,
+        range: KeyRange,
+        tables: Vec<(u64, u64)>,
+    ) -> TabletDescriptor {
+        self.node.new_tablet(id, range, tables)
+    }
+
+    async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
+        self.node.ensure_tablet(descriptor).await
+    }
+
+    async fn retire_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
+        self.node.retire_tablet(descriptor).await
+    }
+
+    fn leader(&self, tablet: &TabletDescriptor) -> NodeId {
+        self.node.leader_hint(tablet.id).unwrap_or(tablet.preferred_leader)
+    }
+
+    fn region(&self, node: NodeId) -> Option<String> {
+        let member = self.node.members().iter().find(|member| member.id == node)?;
+        Some(member.region.clone())
+    }
+}
+
+/// Runs the fragments that other nodes send.
+pub(crate) struct FragmentService {
+    node: Weak<Node>,
+    functions: Arc<TaskContext>,
+}
+
+impl FragmentService {
+    pub(crate) fn new(node: Weak<Node>, functions: Arc<TaskContext>) -> Self {
+        Self { node, functions }
+    }
+
+    async fn open(&self, request: &[u8]) -> Result<FragmentRead, ReadError> {
+        let request: Request = decode(request)?;
+        let fragment = Fragment::decode(&request.fragment, &self.functions)?;
+        let node = self.node.upgrade().ok_or(TxnError::Unavailable {
+            tablet: request.tablet,
+            reason: "the node stops".to_owned(),
+        })?;
+        open(&node, request.tablet, fragment).await?
+    }
+}
+
+#[async_trait]
+impl Service for FragmentService {
+    async fn call(&self, _: NodeId, _: Bytes) -> Result<Bytes, ServiceError> {
+        Err(ServiceError::new("fragments come as streams"))
+    }
+
+    async fn stream(
+        &self,
+        _: NodeId,
+        mut incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> Result<(), ServiceError> {
+        let Some(Ok(request)) = incoming.next().await else {
+            return Ok(());
+        };
+        let opened = self.open(&request).await;
+        let (header, batches) = match opened {
+            Ok(read) => (Header::Opened(read.at), Some(read.batches)),
+            Err(error) => (Header::Refused(error), None),
+        };
+        let message = encode(&header).map_err(ServiceError::new)?;
+        // A send fails when the gateway has gone away: then nobody is interested any more.
+        if outgoing.send(message).await.is_err() {
+            return Ok(());
+        }
+        let Some(mut batches) = batches else {
+            return Ok(());
+        };
+        while let Some(batch) = batches.next().await {
+            let message = match batch {
+                Ok(batch) => write_batch(&batch).map_or_else(
+                    |error| Message::Failed(error.into()),
+                    Message::Batch,
+                ),
+                Err(error) => Message::Failed(error),
+            };
+            let bytes = encode(&message).map_err(ServiceError::new)?;
+            if outgoing.send(bytes).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! Tablets in memory, for tests: one node, the rules of the real ones, no replication.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use datafusion::execution::TaskContext;
+use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
+use meridian_txn::{
+    Generation, Mutation, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError,
+    WriteRequest, table_range,
+};
+
+use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, TabletRow};
+use crate::error::SqlError;
+use crate::fragment::{self, Fragment, RowView};
+use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
+
+/// The versions of one key, oldest first; `None` is a deletion.
+type Versions = Vec<(Timestamp, Option<Vec<u8>>)>;
+
+/// Everything in one place.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeTablets {
+    env: Env,
+    state: Arc<Mutex<State>>,
+    functions: Arc<TaskContext>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    now: u64,
+    rows: BTreeMap<Vec<u8>, Versions>,
+    tablets: Vec<TabletDescriptor>,
+    /// Errors that the next writes end with.
+    failures: Vec<TxnError>,
+    /// Every fragment that was run.
+    fragments: Vec<Fragment>,
+    writes: Vec<WriteRequest>,
+}
+
+impl FakeTablets {
+    pub(crate) fn new(world: &World) -> Self {
+        let system = TabletDescriptor {
+            id: SYSTEM_TABLET,
+            generation: Generation::FIRST,
+            range: KeyRange { start: Vec::new(), end: Some(table_range(100).start) },
+            replicas: vec![NodeId::new(1)],
+            preferred_leader: NodeId::new(1),
+            tables: Vec::new(),
+        };
+        let state =
+            State { now: 1_790_000_000_000_000_000, tablets: vec![system], ..State::default() };
+        let functions = crate::plan::planner::base_state(Arc::default()).task_ctx();
+        Self { env: world.node(1), state: Arc::new(Mutex::new(state)), functions }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds the lock")
+    }
+
+    /// The next write ends with this error, without effect.
+    pub(crate) fn fail_next_write(&self, error: TxnError) {
+        self.lock().failures.push(error);
+    }
+
+    pub(crate) fn take_fragments(&self) -> Vec<Fragment> {
+        std::mem::take(&mut self.lock().fragments)
+    }
+
+    pub(crate) fn take_writes(&self) -> Vec<WriteRequest> {
+        std::mem::take(&mut self.lock().writes)
+    }
+
+    /// Splits the tablet that has the key.
+    pub(crate) fn split(&self, at: Vec<u8>) {
+        let mut state = self.lock();
+        let next = state.tablets.iter().map(|t| t.id.get()).max().unwrap_or(0) + 1_000;
+        let position =
+            state.tablets.iter().position(|t| t.range.contains(&at)).expect("a tablet has it");
+        let mut right = state.tablets[position].clone();
+        right.id = TabletId::new(next);
+        right.range.start.clone_from(&at);
+        state.tablets[position].range.end = Some(at);
+        state.tablets.push(right);
+    }
+}
+
+impl State {
+    fn tick(&mut self) -> Timestamp {
+        self.now += 1_000;
+        Timestamp::from_nanos(self.now)
+    }
+
+    /// The directory is rows too; here it is derived from them.
+    fn sync_directory(&mut self, mutation: &Mutation) {
+        let directory = table_range(99);
+        match mutation {
+            Mutation::Put { key, value } if directory.contains(key) => {
+                self.tablets.push(postcard::from_bytes(value).expect("a descriptor"));
+            }
+            Mutation::Delete { key } if directory.contains(key) => {
+                let value = self.rows.get(key).and_then(|v| v.last()).and_then(|v| v.1.clone());
+                let tablet: TabletDescriptor =
+                    postcard::from_bytes(&value.expect("was there")).expect("a descriptor");
+                self.tablets.retain(|t| t.id != tablet.id);
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self, tablet: TabletId, range: &KeyRange) -> Result<(), TxnError> {
+        match self.tablets.iter().find(|t| t.id == tablet) {
+            Some(found) if found.range.contains_range(range) => Ok(()),
+            _ => Err(TxnError::NoSuchTablet { tablet }),
+        }
+    }
+
+    fn validate(&self, request: &WriteRequest) -> Result<(), TxnError> {
+        for mutation in &request.mutations {
+            self.check(request.tablet, &KeyRange::point(mutation.key()))?;
+        }
+        let newest = |key: &[u8]| self.rows.get(key).and_then(|versions| versions.last());
+        for (key, seen) in &request.reads.keys {
+            let there = newest(key).filter(|v| v.1.is_some()).map(|v| v.0);
+            if there != *seen {
+                return Err(TxnError::Conflict);
+            }
+        }
+        for range in &request.reads.ranges {
+            let mut inside = self.rows.iter().filter(|(key, _)| range.contains(key));
+            if inside.any(|(_, v)| v.last().is_some_and(|v| v.0 > request.reads.at)) {
+                return Err(TxnError::Conflict);
+            }
+        }
+        for mutation in &request.mutations {
+            if let Mutation::Insert { key, .. } = mutation
+                && newest(key).is_some_and(|v| v.1.is_some())
+            {
+                return Err(TxnError::DuplicateKey { key: key.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, request: &WriteRequest) -> Result<Timestamp, TxnError> {
+        self.validate(request)?;
+        let at = self.tick();
+        for mutation in &request.mutations {
+            self.sync_directory(mutation);
+            let value = match mutation {
+                Mutation::Insert { value, .. } | Mutation::Put { value, .. } => Some(value.clone()),
+                Mutation::Delete { .. } => None,
+            };
+            self.rows.entry(mutation.key().to_vec()).or_default().push((at, value));
+        }
+        Ok(at)
+    }
+
+    fn at(&self, at: ReadAt) -> Timestamp {
+        match at {
+            ReadAt::Exact(at) => at,
+            ReadAt::Strong { .. } | ReadAt::Unconfirmed => Timestamp::from_nanos(self.now),
+        }
+    }
+
+    fn visible(&self, range: &KeyRange, at: Timestamp) -> Vec<Row> {
+        let rows = self.rows.iter().filter(|(key, _)| range.contains(key));
+        rows.filter_map(|(key, versions)| {
+            let (ts, value) = versions.iter().rev().find(|(ts, _)| *ts <= at)?;
+            Some(Row { key: key.clone(), ts: *ts, value: value.clone()? })
+        })
+        .collect()
+    }
+}
+
+struct FakeView {
+    tablets: FakeTablets,
+    at: Timestamp,
+}
+
+impl RowView for FakeView {
+    fn read(
+        &self,
+        range: &KeyRange,
+        reverse: bool,
+        rows: usize,
+        _: usize,
+    ) -> Result<(Vec<Row>, bool), SqlError> {
+        let mut all = self.tablets.lock().visible(range, self.at);
+        if reverse {
+            all.reverse();
+        }
+        // Few at a time, so that going on is exercised.
+        let rows = rows.min(3);
+        let more = all.len() > rows;
+        all.truncate(rows);
+        Ok((all, more))
+    }
+}
+
+#[async_trait]
+impl Tablets for FakeTablets {
+    fn env(&self) -> &Env {
+        &self.env
+    }
+
+    fn now(&self) -> TtInterval {
+        let now = self.lock().tick();
+        TtInterval { earliest: now, latest: now }
+    }
+
+    async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError> {
+        let state = self.lock();
+        let mut found: Vec<_> =
+            state.tablets.iter().filter(|t| t.range.overlaps(range)).cloned().collect();
+        found.sort_by(|a, b| a.range.start.cmp(&b.range.start));
+        if found.is_empty() {
+            return Err(TxnError::NoSuchTablet { tablet: TabletId::new(0) });
+        }
+        Ok(found)
+    }
+
+    async fn scan(&self, tablet: TabletId, request: ScanRequest) -> Result<ScanResult, TxnError> {
+        let state = self.lock();
+        state.check(tablet, &request.range)?;
+        let at = state.at(request.at);
+        let mut rows = state.visible(&request.range, at);
+        if request.reverse {
+            rows.reverse();
+        }
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).min(5);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        Ok(ScanResult { at, rows, more })
+    }
+
+    async fn get(
+        &self,
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+        let state = self.lock();
+        let at = state.at(at);
+        let mut rows = Vec::new();
+        for key in keys {
+            let range = KeyRange::point(key);
+            state.check(tablet, &range)?;
+            rows.push(state.visible(&range, at).pop());
+        }
+        Ok((at, rows))
+    }
+
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError> {
+        let at = {
+            let mut state = self.lock();
+            for range in &fragment.ranges {
+                state.check(tablet, range)?;
+            }
+            state.fragments.push(fragment.clone());
+            state.at(fragment.at)
+        };
+        // Everything that travels must survive the journey.
+        let fragment = Fragment::decode(&fragment.encode()?, &self.functions)?;
+        let view = Arc::new(FakeView { tablets: self.clone(), at });
+        let batches = fragment::run(fragment, view, Arc::clone(&self.env))?;
+        Ok(FragmentRead { at, batches })
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {
+        let mut state = self.lock();
+        if !state.failures.is_empty() {
+            return Err(state.failures.remove(0));
+        }
+        let result = state.apply(&request);
+        state.writes.push(request);
+        result
+    }
+
+    fn new_tablet(
+        &self,
+        id: TabletId,
+        range: KeyRange,
+        tables: Vec<(u64, u64)>,
+    ) -> TabletDescriptor {
+        TabletDescriptor {
+            id,
+            generation: Generation::FIRST,
+            range,
+            replicas: vec![NodeId::new(1)],
+            preferred_leader: NodeId::new(1),
+            tables,
+        }
+    }
+
+    async fn ensure_tablet(&self, _: &TabletDescriptor) -> Result<(), TxnError> {
+        Ok(())
+    }
+
+    async fn retire_tablet(&self, _: &TabletDescriptor) -> Result<(), TxnError> {
+        Ok(())
+    }
+
+    fn leader(&self, tablet: &TabletDescriptor) -> NodeId {
+        tablet.preferred_leader
+    }
+
+    fn region(&self, _: NodeId) -> Option<String> {
+        Some("us-east".to_owned())
+    }
+}
+
+/// A cluster of one node that records what it is told.
+#[derive(Debug, Default)]
+pub(crate) struct FakeCluster {
+    pub(crate) calls: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl ClusterView for FakeCluster {
+    async fn nodes(&self) -> Result<Vec<NodeRow>, SqlError> {
+        Ok(vec![NodeRow {
+            node: NodeId::new(1),
+            region: "us-east".to_owned(),
+            sql_address: Some("127.0.0.1:5433".to_owned()),
+            state: "running".to_owned(),
+            started: Some(Timestamp::from_nanos(1_790_000_000_000_000_000)),
+        }])
+    }
+
+    async fn clocks(&self) -> Result<Vec<ClockRow>, SqlError> {
+        Ok(Vec::new())
+    }
+
+    async fn links(&self) -> Result<Vec<LinkRow>, SqlError> {
+        Ok(Vec::new())
+    }
+
+    async fn tablets(&self) -> Result<Vec<TabletRow>, SqlError> {
+        let range = table_range(100);
+        Ok(vec![TabletRow {
+            tablet: TabletId::new(2),
+            tables: vec![100],
+            start: range.start,
+            end: range.end,
+            replicas: vec![NodeId::new(1), NodeId::new(2)],
+            leader: Some(NodeId::new(1)),
+            size_bytes: Some(17),
+            raft_term: Some(1),
+            applied_index: Some(2),
+            generation: 1,
+        }])
+    }
+
+    async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {
+        self.calls.lock().expect("no panics").push(format!("stop {node}"));
+        Ok(true)
+    }
+
+    async fn start_node(&self, node: NodeId) -> Result<bool, SqlError> {
+        self.calls.lock().expect("no panics").push(format!("start {node}"));
+        Ok(true)
+    }
+}
+
+/// Runs a test in virtual time.
+pub(crate) fn in_world<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
+    World::run_virtual(0, CostModel::default(), test);
+}

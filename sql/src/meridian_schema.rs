@@ -1,0 +1,235 @@
+//! The views of the schema `meridian`: the cluster as tables.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{
+    ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use meridian_storage::NodeId;
+use meridian_truetime::Timestamp;
+
+use crate::catalog::{CatalogSnapshot, bootstrap};
+use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, TabletRow};
+use crate::error::SqlError;
+use crate::explain::{readable_bound, table_of_key};
+use crate::plan::literals::external;
+use crate::tablets::Tablets;
+use crate::types::PgType;
+
+/// The schema's name.
+pub(crate) const SCHEMA: &str = bootstrap::SCHEMA;
+
+#[derive(Clone, Copy, Debug)]
+enum View {
+    Nodes,
+    Clocks,
+    Links,
+    Tablets,
+}
+
+/// The view of that name.
+pub(crate) fn table(
+    name: &str,
+    snapshot: &Arc<CatalogSnapshot>,
+    _tablets: &Arc<dyn Tablets>,
+    cluster: &Arc<dyn ClusterView>,
+) -> Option<Arc<dyn TableProvider>> {
+    let view = match name {
+        "nodes" => View::Nodes,
+        "clocks" => View::Clocks,
+        "links" => View::Links,
+        "tablets" => View::Tablets,
+        _ => return None,
+    };
+    let schema = schema(view);
+    let (snapshot, cluster) = (Arc::clone(snapshot), Arc::clone(cluster));
+    Some(Arc::new(ViewTable { view, schema, snapshot, cluster }))
+}
+
+fn schema(view: View) -> SchemaRef {
+    let columns: &[(&str, PgType)] = match view {
+        View::Nodes => &[
+            ("node", PgType::Int8),
+            ("region", PgType::Text),
+            ("sql_address", PgType::Text),
+            ("state", PgType::Text),
+            ("started", PgType::Timestamptz),
+        ],
+        View::Clocks => &[
+            ("node", PgType::Int8),
+            ("earliest", PgType::Timestamptz),
+            ("latest", PgType::Timestamptz),
+            ("epsilon_ms", PgType::Float8),
+            ("offset_ms", PgType::Float8),
+            ("drift_ppm", PgType::Float8),
+        ],
+        View::Links => &[
+            ("from_node", PgType::Int8),
+            ("to_node", PgType::Int8),
+            ("rtt_ms", PgType::Float8),
+            ("jitter_ms", PgType::Float8),
+            ("loss", PgType::Float8),
+            ("state", PgType::Text),
+            ("messages", PgType::Int8),
+            ("bytes", PgType::Int8),
+        ],
+        View::Tablets => &[
+            ("tablet", PgType::Int8),
+            ("table_name", PgType::Text),
+            ("range_start", PgType::Text),
+            ("range_end", PgType::Text),
+            ("replicas", PgType::Text),
+            ("leader", PgType::Int8),
+            ("size_bytes", PgType::Int8),
+            ("raft_term", PgType::Int8),
+            ("applied_index", PgType::Int8),
+            ("generation", PgType::Int8),
+        ],
+    };
+    let fields: Vec<_> =
+        columns.iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+#[derive(Debug)]
+struct ViewTable {
+    view: View,
+    schema: SchemaRef,
+    snapshot: Arc<CatalogSnapshot>,
+    cluster: Arc<dyn ClusterView>,
+}
+
+#[async_trait]
+impl TableProvider for ViewTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = self.columns().await.map_err(external)?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        let batches = [vec![batch]];
+        let source =
+            MemorySourceConfig::try_new_exec(&batches, self.schema(), projection.cloned())?;
+        Ok(source)
+    }
+}
+
+impl ViewTable {
+    async fn columns(&self) -> Result<Vec<ArrayRef>, SqlError> {
+        let cluster = &self.cluster;
+        Ok(match self.view {
+            View::Nodes => nodes(&cluster.nodes().await?),
+            View::Clocks => clocks(&cluster.clocks().await?),
+            View::Links => links(&cluster.links().await?),
+            View::Tablets => {
+                let mut rows = cluster.tablets().await?;
+                rows.sort_by_key(|row| row.tablet);
+                tablets(&rows, &self.snapshot)
+            }
+        })
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn node(node: NodeId) -> i64 {
+    number(node.get())
+}
+
+fn integers(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+    Arc::new(values.map(|value| value.map(number)).collect::<Int64Array>())
+}
+
+fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
+}
+
+fn texts<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn times(values: impl Iterator<Item = Option<Timestamp>>) -> ArrayRef {
+    let micros = values.map(|at| at.map(|at| number(at.as_micros())));
+    Arc::new(micros.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+}
+
+fn nodes(rows: &[NodeRow]) -> Vec<ArrayRef> {
+    vec![
+        integers(rows.iter().map(|row| Some(row.node.get()))),
+        texts(rows.iter().map(|row| Some(&row.region))),
+        texts(rows.iter().map(|row| row.sql_address.as_ref())),
+        texts(rows.iter().map(|row| Some(&row.state))),
+        times(rows.iter().map(|row| row.started)),
+    ]
+}
+
+fn clocks(rows: &[ClockRow]) -> Vec<ArrayRef> {
+    let epsilon = |row: &ClockRow| row.interval.epsilon().as_secs_f64() * 1_000.0;
+    vec![
+        integers(rows.iter().map(|row| Some(row.node.get()))),
+        times(rows.iter().map(|row| Some(row.interval.earliest))),
+        times(rows.iter().map(|row| Some(row.interval.latest))),
+        floats(rows.iter().map(|row| Some(epsilon(row)))),
+        floats(rows.iter().map(|row| row.offset_ms)),
+        floats(rows.iter().map(|row| row.drift_ppm)),
+    ]
+}
+
+fn links(rows: &[LinkRow]) -> Vec<ArrayRef> {
+    vec![
+        integers(rows.iter().map(|row| Some(row.from.get()))),
+        integers(rows.iter().map(|row| Some(row.to.get()))),
+        floats(rows.iter().map(|row| Some(row.rtt_ms))),
+        floats(rows.iter().map(|row| Some(row.jitter_ms))),
+        floats(rows.iter().map(|row| Some(row.loss))),
+        texts(rows.iter().map(|row| Some(&row.state))),
+        integers(rows.iter().map(|row| Some(row.messages))),
+        integers(rows.iter().map(|row| Some(row.bytes))),
+    ]
+}
+
+fn tablets(rows: &[TabletRow], snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
+    let table_name = |row: &TabletRow| {
+        let table = row.tables.first().and_then(|&id| snapshot.table_by_id(id));
+        table
+            .or_else(|| table_of_key(snapshot, &row.start))
+            .map(|table| format!("{}.{}", table.schema, table.name))
+    };
+    let replicas = |row: &TabletRow| {
+        let list: Vec<_> = row.replicas.iter().map(|&replica| node(replica).to_string()).collect();
+        format!("{{{}}}", list.join(","))
+    };
+    vec![
+        integers(rows.iter().map(|row| Some(row.tablet.get()))),
+        texts(rows.iter().map(table_name)),
+        texts(rows.iter().map(|row| Some(readable_bound(snapshot, Some(&row.start))))),
+        texts(rows.iter().map(|row| Some(readable_bound(snapshot, row.end.as_deref())))),
+        texts(rows.iter().map(|row| Some(replicas(row)))),
+        integers(rows.iter().map(|row| row.leader.map(NodeId::get))),
+        integers(rows.iter().map(|row| row.size_bytes)),
+        integers(rows.iter().map(|row| row.raft_term)),
+        integers(rows.iter().map(|row| row.applied_index)),
+        integers(rows.iter().map(|row| Some(row.generation))),
+    ]
+}

@@ -1,0 +1,259 @@
+//! The leaf of a physical plan that reads a table.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::compute::SortOptions;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet,
+};
+use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use meridian_storage::KeyRange;
+use meridian_txn::TabletDescriptor;
+
+use super::statement::{Scanned, StatementContext};
+use crate::catalog::TableInfo;
+use crate::codec;
+use crate::fragment::Fragment;
+use crate::tablets::{ReadError, Tablets};
+
+/// The ranges of one tablet that a scan reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) tablet: TabletDescriptor,
+    pub(crate) ranges: Vec<KeyRange>,
+}
+
+/// What a scan reads, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Scan {
+    pub(crate) table: Arc<TableInfo>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) projection: Vec<usize>,
+    pub(crate) filters: Vec<Expr>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) reverse: bool,
+}
+
+/// Reads the parts of a table one after the other, in the order of the primary key.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanExec {
+    scan: Scan,
+    tablets: Arc<dyn Tablets>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl ScanExec {
+    pub(crate) fn new(scan: Scan, tablets: Arc<dyn Tablets>) -> Self {
+        let schema = codec::projected_schema(&scan.table, &scan.projection);
+        let mut equivalences = EquivalenceProperties::new(Arc::clone(&schema));
+        if let Some(ordering) = LexOrdering::new(ordering(&scan)) {
+            equivalences.add_ordering(ordering);
+        }
+        let properties = PlanProperties::new(
+            equivalences,
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        let metrics = ExecutionPlanMetricsSet::new();
+        Self { scan, tablets, schema, properties: Arc::new(properties), metrics }
+    }
+
+    pub(crate) fn scan(&self) -> &Scan {
+        &self.scan
+    }
+
+    fn with_scan(&self, change: impl FnOnce(&mut Scan)) -> Self {
+        let mut scan = self.scan.clone();
+        change(&mut scan);
+        Self::new(scan, Arc::clone(&self.tablets))
+    }
+}
+
+/// The order of the rows: by the key's columns, as far as they are all in the projection. A column
+/// whose encoded order isn't Arrow's ends it.
+fn ordering(scan: &Scan) -> Vec<PhysicalSortExpr> {
+    let options = SortOptions { descending: scan.reverse, nulls_first: scan.reverse };
+    let mut ordering = Vec::new();
+    for &position in &scan.table.primary_key {
+        let column = &scan.table.columns[position];
+        let Some(place) = scan.projection.iter().position(|&p| p == position) else {
+            break;
+        };
+        if matches!(column.pg_type.arrow_type(), DataType::Interval(_)) {
+            break;
+        }
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&column.name, place));
+        ordering.push(PhysicalSortExpr::new(column, options));
+    }
+    ordering
+}
+
+/// Opens the parts one after the other; the stream's end is the end of the last.
+fn read(
+    scan: Scan,
+    tablets: Arc<dyn Tablets>,
+    statement: Arc<StatementContext>,
+) -> BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>> {
+    let mut parts = scan.parts.clone();
+    if scan.reverse {
+        parts.reverse();
+    }
+    let limit = scan.limit;
+    let opened = futures::stream::iter(parts).then(move |part| {
+        let tablets = Arc::clone(&tablets);
+        let statement = Arc::clone(&statement);
+        let fragment = Fragment {
+            table: Arc::clone(&scan.table),
+            ranges: part.ranges.clone(),
+            projection: scan.projection.clone(),
+            filters: scan.filters.clone(),
+            limit: scan.limit,
+            reverse: scan.reverse,
+            at: statement.read_at(),
+        };
+        async move {
+            let tablet = part.tablet.id;
+            let read = tablets.fragment(tablet, fragment).await.map_err(external)?;
+            statement.saw(Scanned { tablet, at: read.at, ranges: part.ranges });
+            Ok::<_, DataFusionError>(read.batches.map_err(external))
+        }
+    });
+    let batches = opened.try_flatten();
+    match limit {
+        None => batches.boxed(),
+        Some(limit) => limited(batches.boxed(), limit),
+    }
+}
+
+fn limited(
+    batches: BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>>,
+    limit: usize,
+) -> BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>> {
+    futures::stream::try_unfold((batches, limit), |(mut batches, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let Some(batch) = batches.try_next().await? else {
+            return Ok(None);
+        };
+        let batch = if batch.num_rows() > left { batch.slice(0, left) } else { batch };
+        let left = left - batch.num_rows();
+        Ok(Some((batch, (batches, left))))
+    })
+    .boxed()
+}
+
+/// Carries an error through DataFusion; [`sql_error`](crate::plan::errors) finds it again.
+pub(crate) fn external(error: ReadError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::explain::scan_line(&self.scan, f)
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &'static str {
+        "TabletScan"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let statement = context.session_config().get_extension::<StatementContext>();
+        let Some(statement) = statement else {
+            return datafusion::common::internal_err!("a scan outside of a statement");
+        };
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let batches = read(self.scan.clone(), Arc::clone(&self.tablets), statement);
+        let counted = batches.inspect_ok(move |batch| {
+            metrics.record_output(batch.num_rows());
+        });
+        let stream = RecordBatchStreamAdapter::new(Arc::clone(&self.schema), counted);
+        Ok(Box::pin(cooperative(stream)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        false
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        Some(Arc::new(self.with_scan(|scan| scan.limit = limit)))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.scan.limit
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        // The limit of a scan is a limit of its order, so it can't be turned round under one.
+        if self.scan.limit.is_some() {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        }
+        for reverse in [self.scan.reverse, !self.scan.reverse] {
+            let candidate = self.with_scan(|scan| scan.reverse = reverse);
+            if candidate.properties.eq_properties.ordering_satisfy(order.iter().cloned())? {
+                return Ok(SortOrderPushdownResult::Exact { inner: Arc::new(candidate) });
+            }
+        }
+        Ok(SortOrderPushdownResult::Unsupported)
+    }
+}

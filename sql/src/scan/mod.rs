@@ -1,0 +1,10 @@
+//! Reading tables: from a filter to key ranges to batches from the tablets' leaders.
+
+pub(crate) mod exec;
+pub(crate) mod provider;
+pub(crate) mod ranges;
+pub(crate) mod statement;
+
+pub(crate) use exec::ScanExec;
+pub(crate) use provider::TabletTable;
+pub(crate) use statement::{HighWater, Scanned, StatementContext};

@@ -1,0 +1,418 @@
+//! A client's session: statements in, outcomes out.
+
+mod outcome;
+mod parameters;
+mod query;
+mod settings;
+mod utility;
+
+pub use outcome::{ColumnDescription, Notice, Outcome, TransactionStatus};
+pub use settings::SERVER_VERSION;
+pub(crate) use parameters::{Inference, placeholder};
+pub(crate) use query::{
+    QueryError, Reading, bind, physical_plan, plan, read_at, rewritten, start, tablet_table,
+};
+pub(crate) use settings::zone_offset_micros;
+pub(crate) use utility::rows as result_rows;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::datatypes::FieldRef;
+use datafusion::common::ScalarValue;
+use datafusion::execution::session_state::SessionState;
+use datafusion::sql::sqlparser::ast;
+use meridian_truetime::{EnvironmentExt, Moment};
+
+use self::settings::Settings;
+use crate::catalog::CatalogSnapshot;
+use crate::engine::Engine;
+use crate::error::{SqlError, SqlState};
+use crate::pg_catalog::{PgCatalog, SessionInfo};
+use crate::plan::parse::{self, Statement};
+use crate::plan::planner::{Relations, Scope};
+use crate::scan::HighWater;
+use crate::types::PgType;
+use crate::{ddl, dml, explain};
+
+/// What a client says of itself when it connects.
+#[derive(Clone, Debug, Default)]
+pub struct SessionParameters {
+    /// The user's name.
+    pub user: String,
+    /// The database's name.
+    pub database: String,
+    /// What `pg_backend_pid()` answers.
+    pub backend_pid: i32,
+    /// Initial values of settings, by name.
+    pub options: BTreeMap<String, String>,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    engine: Arc<Engine>,
+    user: String,
+    database: String,
+    backend_pid: i32,
+    settings: Settings,
+    /// Counts changes of the settings.
+    epoch: u64,
+    high_water: HighWater,
+    notices: Vec<Notice>,
+    changes: Vec<(String, String)>,
+    /// DataFusion's state with this session's functions, for one snapshot and epoch.
+    prepared_state: Mutex<Option<PreparedState>>,
+}
+
+struct PreparedState {
+    catalog: u64,
+    epoch: u64,
+    state: SessionState,
+    relations: Arc<dyn Relations>,
+}
+
+impl std::fmt::Debug for PreparedState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedState").field("catalog", &self.catalog).finish_non_exhaustive()
+    }
+}
+
+/// A statement with the types of its parameters and of its result.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    inner: Arc<PreparedInner>,
+}
+
+#[derive(Debug)]
+struct PreparedInner {
+    statement: Statement,
+    parameters: Vec<PgType>,
+    columns: Option<Arc<[ColumnDescription]>>,
+}
+
+impl Prepared {
+    /// The types of `$1`, `$2`, ...
+    #[must_use]
+    pub fn parameters(&self) -> &[PgType] {
+        &self.inner.parameters
+    }
+
+    /// The result's columns, if it has rows.
+    #[must_use]
+    pub fn columns(&self) -> Option<&Arc<[ColumnDescription]>> {
+        self.inner.columns.as_ref()
+    }
+
+    /// The statement.
+    #[must_use]
+    pub fn statement(&self) -> &Statement {
+        &self.inner.statement
+    }
+}
+
+/// A parameter's value and type as the client gave it.
+#[derive(Clone, Debug)]
+pub(crate) struct Parameters {
+    pub(crate) types: Vec<PgType>,
+    pub(crate) values: Vec<ScalarValue>,
+}
+
+impl Parameters {
+    /// The fields to plan with: a `numeric` has the size of its value.
+    pub(crate) fn fields(&self) -> Vec<Option<FieldRef>> {
+        let field = |(pg_type, value): (&PgType, &ScalarValue)| {
+            let field = pg_type.field("", true);
+            let keep = value.is_null() || value.data_type() == *field.data_type();
+            let field = if keep { field } else { field.with_data_type(value.data_type()) };
+            Some(Arc::new(field))
+        };
+        self.types.iter().zip(&self.values).map(field).collect()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        parameters: SessionParameters,
+    ) -> Result<Self, SqlError> {
+        let mut settings = Settings::new(&parameters.user);
+        for (name, value) in &parameters.options {
+            settings.start_with(name, value)?;
+        }
+        Ok(Self {
+            engine,
+            user: parameters.user,
+            database: parameters.database,
+            backend_pid: parameters.backend_pid,
+            settings,
+            epoch: 0,
+            high_water: HighWater::default(),
+            notices: Vec::new(),
+            changes: Vec::new(),
+            prepared_state: Mutex::default(),
+        })
+    }
+
+    /// Splits a text into its statements and parses them.
+    ///
+    /// # Errors
+    /// `42601` with the position, `54000` or `54001` for a text too long or too deep.
+    pub fn parse(&self, sql: &str) -> Result<Vec<Statement>, SqlError> {
+        parse::parse(sql)
+    }
+
+    /// Parses the one statement of the extended protocol, which may be empty.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; `42601` if there are several.
+    pub fn parse_one(&self, sql: &str) -> Result<Statement, SqlError> {
+        parse::parse_one(sql)
+    }
+
+    /// Finds out the types of a statement's parameters and result.
+    ///
+    /// # Errors
+    /// Whatever planning finds wrong.
+    pub async fn prepare(
+        &self,
+        statement: &Statement,
+        parameter_types: &[Option<PgType>],
+    ) -> Result<Prepared, SqlError> {
+        let described = match self.describe(statement, parameter_types) {
+            // The catalog may lag behind another gateway's change.
+            Err(error) if catalog_may_lag(&error) => {
+                self.engine.catalog.refresh().await?;
+                self.describe(statement, parameter_types)
+            }
+            described => described,
+        };
+        let (parameters, columns) = described?;
+        let statement = statement.clone();
+        Ok(Prepared { inner: Arc::new(PreparedInner { statement, parameters, columns }) })
+    }
+
+    fn describe(
+        &self,
+        statement: &Statement,
+        given: &[Option<PgType>],
+    ) -> Result<(Vec<PgType>, Option<Arc<[ColumnDescription]>>), SqlError> {
+        let Some(ast) = statement.ast() else {
+            return Ok((Vec::new(), None));
+        };
+        if let Some(columns) = utility::columns(self, ast)? {
+            return Ok((Vec::new(), columns));
+        }
+        let scope = self.scope();
+        parameters::describe(&scope, ast, given)
+    }
+
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it. An error can also come from the stream of its rows.
+    pub async fn execute(
+        &mut self,
+        prepared: &Prepared,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, SqlError> {
+        let Some(ast) = prepared.inner.statement.ast() else {
+            return Ok(Outcome::Empty);
+        };
+        let ast = Arc::clone(ast);
+        let types = prepared.inner.parameters.clone();
+        if types.len() != parameters.len() {
+            let message = format!(
+                "bind message supplies {} parameters, but prepared statement requires {}",
+                parameters.len(),
+                types.len()
+            );
+            return Err(SqlError::new(SqlState::PROTOCOL_VIOLATION, message));
+        }
+        let parameters = Parameters { types, values: parameters };
+        let env = Arc::clone(self.engine.tablets.env());
+        let Some(timeout) = self.settings.statement_timeout() else {
+            return self.run(prepared, &ast, &parameters).await;
+        };
+        let deadline = env.moment().plus(timeout);
+        let outcome = {
+            let run = self.run(prepared, &ast, &parameters);
+            env.timeout(timeout, run).await.map_err(|_| timed_out())??
+        };
+        Ok(until(outcome, env, deadline))
+    }
+
+    async fn run(
+        &mut self,
+        prepared: &Prepared,
+        ast: &ast::Statement,
+        parameters: &Parameters,
+    ) -> Result<Outcome, SqlError> {
+        match ast {
+            ast::Statement::Query(query) => {
+                if let Some(call) = utility::cluster_call(query) {
+                    return self.call_cluster(&call, parameters).await;
+                }
+                let sql = prepared.inner.statement.shared_sql();
+                let outcome = query::select(self, Some(sql), query, parameters).await?;
+                same_columns(prepared, &outcome)?;
+                Ok(outcome)
+            }
+            ast::Statement::Insert(insert) => dml::insert(self, insert, parameters).await,
+            ast::Statement::Update(update) => dml::update(self, update, parameters).await,
+            ast::Statement::Delete(delete) => dml::delete(self, delete, parameters).await,
+            ast::Statement::CreateTable(create) => ddl::create_table(self, create).await,
+            ast::Statement::Drop { .. } => ddl::drop(self, ast).await,
+            ast::Statement::Explain { .. } => explain::explain(self, ast, parameters).await,
+            other => utility::run(self, other),
+        }
+    }
+
+    /// What the statement in hand is planned in.
+    pub(crate) fn scope(&self) -> Scope {
+        let snapshot = self.engine.catalog.snapshot();
+        let (mut state, relations) = self.state_for(&snapshot);
+        let now = self.engine.tablets.now().middle().to_utc();
+        let options = Arc::clone(state.config_options());
+        let properties = state.execution_props_mut();
+        properties.mark_start_execution(options);
+        properties.query_execution_start_time = Some(now);
+        Scope {
+            snapshot,
+            relations,
+            state,
+            database: self.database.clone(),
+            search_path: self.settings.search_path(&self.user),
+        }
+    }
+
+    fn state_for(&self, snapshot: &Arc<CatalogSnapshot>) -> (SessionState, Arc<dyn Relations>) {
+        let mut cached = self.prepared_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = cached.as_ref()
+            && cached.catalog == snapshot.version
+            && cached.epoch == self.epoch
+        {
+            return (cached.state.clone(), Arc::clone(&cached.relations));
+        }
+        let postgres = PgCatalog::new(Arc::clone(snapshot), Arc::new(self.info()));
+        let mut state = self.engine.base.clone();
+        for function in postgres.functions() {
+            register(&mut state, function);
+        }
+        let zone = Some(self.settings.time_zone().to_owned());
+        state.config_mut().options_mut().execution.time_zone = zone;
+        let relations = self.engine.relations(Arc::clone(snapshot), postgres.schemas());
+        *cached = Some(PreparedState {
+            catalog: snapshot.version,
+            epoch: self.epoch,
+            state: state.clone(),
+            relations: Arc::clone(&relations),
+        });
+        (state, relations)
+    }
+
+    fn info(&self) -> SessionInfo {
+        SessionInfo {
+            user: self.user.clone(),
+            database: self.database.clone(),
+            backend_pid: self.backend_pid,
+            settings: self
+                .settings
+                .all()
+                .map(|(name, value, _)| (name.to_lowercase(), value.to_owned()))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn high_water(&self) -> &HighWater {
+        &self.high_water
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
+    /// Whether a transaction block is open.
+    #[must_use]
+    pub fn transaction_status(&self) -> TransactionStatus {
+        TransactionStatus::Idle
+    }
+
+    /// What the client is to be told since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Reported settings that changed since the last call: `ParameterStatus`.
+    pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The settings that a client is told when it connects.
+    #[must_use]
+    pub fn reported_parameters(&self) -> Vec<(String, String)> {
+        self.settings.reported()
+    }
+
+    /// The present value of a setting.
+    ///
+    /// # Errors
+    /// `42704` for an unknown name.
+    pub fn setting(&self, name: &str) -> Result<&str, SqlError> {
+        Ok(self.settings.get(name)?.1)
+    }
+}
+
+/// Registers a function under its name and aliases, in place of any other.
+fn register(state: &mut SessionState, function: datafusion::logical_expr::ScalarUDF) {
+    use datafusion::execution::FunctionRegistry;
+    // The error case is a registry that doesn't take functions.
+    let _ = state.register_udf(Arc::new(function));
+}
+
+/// Whether the error may be gone once the catalog is read again.
+pub(crate) fn catalog_may_lag(error: &SqlError) -> bool {
+    matches!(
+        error.sqlstate,
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
+    )
+}
+
+/// A result that no longer is what the client was told would break it.
+fn same_columns(prepared: &Prepared, outcome: &Outcome) -> Result<(), SqlError> {
+    let (Some(told), Outcome::Rows { columns, .. }) = (&prepared.inner.columns, outcome) else {
+        return Ok(());
+    };
+    let same = told.len() == columns.len()
+        && told.iter().zip(columns.iter()).all(|(a, b)| a.name == b.name && a.pg_type == b.pg_type);
+    if same {
+        return Ok(());
+    }
+    Err(SqlError::unsupported("cached plan must not change result type"))
+}
+
+fn timed_out() -> SqlError {
+    SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+}
+
+/// Ends the stream of rows with an error at the deadline.
+fn until(outcome: Outcome, env: meridian_truetime::Env, deadline: Moment) -> Outcome {
+    use futures::StreamExt;
+    use futures::future::{Either, select};
+    let Outcome::Rows { columns, batches, tag, counted } = outcome else {
+        return outcome;
+    };
+    let timer = env.sleep_until(deadline);
+    let batches = futures::stream::unfold(Some((batches, timer)), |state| async {
+        let (mut batches, timer) = state?;
+        match select(batches.next(), timer).await {
+            Either::Left((next, timer)) => next.map(|batch| (batch, Some((batches, timer)))),
+            Either::Right(((), _)) => Some((Err(timed_out()), None)),
+        }
+    });
+    Outcome::Rows { columns, batches: batches.boxed(), tag, counted }
+}

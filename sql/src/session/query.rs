@@ -1,0 +1,284 @@
+//! Running queries, and the reading parts of writes.
+
+use std::sync::Arc;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::sqlparser::ast;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use meridian_txn::{ReadAt, TxnError};
+
+use super::{ColumnDescription, Outcome, Parameters, Session, catalog_may_lag};
+use crate::error::{SqlError, SqlState};
+use crate::pg_catalog;
+use crate::plan::cache::{CachedPlan, PlanKey};
+use crate::plan::errors::{sql_error, txn_cause};
+use crate::plan::names::name_columns;
+use crate::plan::planner::Scope;
+use crate::scan::{ScanExec, StatementContext, TabletTable};
+
+/// How often a query is planned again because the catalog or the directory had moved on.
+const ATTEMPTS: usize = 4;
+
+/// Runs a query. With its text, its plan is kept for the next time.
+pub(super) async fn select(
+    session: &Session,
+    sql: Option<Arc<str>>,
+    query: &ast::Query,
+    parameters: &Parameters,
+) -> Result<Outcome, SqlError> {
+    let mut attempt = 1;
+    loop {
+        let error = match try_select(session, sql.clone(), query, parameters).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        if attempt == ATTEMPTS || !error.stale {
+            return Err(error.sql);
+        }
+        attempt += 1;
+        session.engine.catalog.refresh().await?;
+    }
+}
+
+/// An error, and whether it may be gone after reading the catalog again.
+pub(crate) struct QueryError {
+    pub(crate) sql: SqlError,
+    pub(crate) stale: bool,
+}
+
+impl From<SqlError> for QueryError {
+    fn from(sql: SqlError) -> Self {
+        let stale = catalog_may_lag(&sql);
+        Self { sql, stale }
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        let stale = matches!(
+            txn_cause(&error),
+            Some(TxnError::NoSuchTablet { .. } | TxnError::SchemaChanged { .. })
+        );
+        let sql = sql_error(&error);
+        Self { stale: stale || catalog_may_lag(&sql), sql }
+    }
+}
+
+async fn try_select(
+    session: &Session,
+    sql: Option<Arc<str>>,
+    query: &ast::Query,
+    parameters: &Parameters,
+) -> Result<Outcome, QueryError> {
+    let scope = session.scope();
+    let plan = plan(session, &scope, sql, query, parameters)?;
+    let columns = ColumnDescription::of_schema(plan.schema());
+    let physical = physical_plan(&scope, &plan).await?;
+    let statement = Arc::new(StatementContext::new(
+        read_at(session, physical.as_ref()),
+        session.high_water.clone(),
+    ));
+    let mut batches = start(session, &scope, physical, statement)?;
+    // With the first batch the query is on its way; until then it can begin again.
+    let first = batches.try_next().await?;
+    let rest = futures::stream::iter(first.map(Ok)).chain(batches);
+    let batches = rest.map_err(|e: DataFusionError| sql_error(&e)).boxed();
+    Ok(Outcome::Rows { columns, batches, tag: "SELECT", counted: true })
+}
+
+/// A query's optimized plan with its parameters in place.
+pub(crate) fn plan(
+    session: &Session,
+    scope: &Scope,
+    sql: Option<Arc<str>>,
+    query: &ast::Query,
+    parameters: &Parameters,
+) -> Result<LogicalPlan, SqlError> {
+    let key = sql.map(|sql| PlanKey {
+        sql,
+        context: format!(
+            "{:?} {:?} {} {}",
+            parameters.fields(),
+            scope.search_path,
+            session.settings.time_zone(),
+            session.database
+        ),
+        catalog: scope.snapshot.version,
+    });
+    let cached = key.as_ref().and_then(|key| session.engine.plans.get(key));
+    let cached = match cached {
+        Some(cached) => cached,
+        None => {
+            let cached = make_plan(scope, query, parameters)?;
+            if let Some(key) = key
+                && sharable(session, &cached.plan)?
+            {
+                session.engine.plans.put(key, cached.clone());
+            }
+            cached
+        }
+    };
+    let plan = LogicalPlan::clone(&cached.plan);
+    let plan = bind(plan, &parameters.values)?;
+    if cached.optimized { Ok(plan) } else { scope.optimize(&plan) }
+}
+
+fn make_plan(
+    scope: &Scope,
+    query: &ast::Query,
+    parameters: &Parameters,
+) -> Result<CachedPlan, SqlError> {
+    let plan = scope.plan_query(rewritten(query)?, &parameters.fields())?;
+    // What the optimizer would replace by its value must be optimized at each execution.
+    let optimized = !calls(&plan, |volatility| volatility == Volatility::Stable)?;
+    let plan = if optimized { scope.optimize(&plan)? } else { plan };
+    Ok(CachedPlan { plan: Arc::new(plan), optimized })
+}
+
+/// The query as DataFusion understands it.
+pub(crate) fn rewritten(query: &ast::Query) -> Result<ast::Query, SqlError> {
+    let mut query = query.clone();
+    name_columns(&mut query);
+    pg_catalog::rewrite_query(&mut query)?;
+    Ok(query)
+}
+
+/// Puts the parameters' values in place.
+pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan, SqlError> {
+    if values.is_empty() {
+        return Ok(plan);
+    }
+    let values = ParamValues::from(values.to_vec());
+    plan.replace_params_with_values(&values).map_err(|e| sql_error(&e))
+}
+
+fn calls(
+    plan: &LogicalPlan,
+    wanted: impl Fn(Volatility) -> bool + Copy,
+) -> Result<bool, SqlError> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found |= expr.exists(|e| {
+                Ok(matches!(e, Expr::ScalarFunction(call) if wanted(call.func.signature().volatility)))
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })
+    .map_err(|e| sql_error(&e))?;
+    Ok(found)
+}
+
+/// Whether other sessions may use the plan: it reads tables only, with functions that all have.
+fn sharable(session: &Session, plan: &LogicalPlan) -> Result<bool, SqlError> {
+    let mut sharable = true;
+    let functions = session.engine.base.scalar_functions();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            sharable &= tablet_table(&scan.source).is_some();
+        }
+        node.apply_expressions(|expr| {
+            sharable &= !expr.exists(|e| {
+                Ok(match e {
+                    Expr::ScalarFunction(call) => {
+                        functions.get(call.func.name()).is_none_or(|known| known != &call.func)
+                    }
+                    _ => false,
+                })
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })
+    .map_err(|e| sql_error(&e))?;
+    Ok(sharable)
+}
+
+/// The table behind a scan, if tablets hold it.
+pub(crate) fn tablet_table(
+    source: &Arc<dyn datafusion::logical_expr::TableSource>,
+) -> Option<Arc<crate::catalog::TableInfo>> {
+    let provider = datafusion::datasource::source_as_provider(source).ok()?;
+    provider.downcast_ref::<TabletTable>().map(|table| Arc::clone(table.table()))
+}
+
+pub(crate) async fn physical_plan(
+    scope: &Scope,
+    plan: &LogicalPlan,
+) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    scope.state.query_planner().create_physical_plan(plan, &scope.state).await
+}
+
+/// A lone scan of one tablet leaves the timestamp to its leader; else all scans read at one that
+/// is chosen here.
+pub(crate) fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
+    let (mut parts, mut repeats) = (0, false);
+    survey(plan, &mut parts, &mut repeats);
+    let min = session.high_water.get();
+    if parts <= 1 && !repeats {
+        ReadAt::Strong { min }
+    } else {
+        ReadAt::Exact(session.engine.tablets.now().latest.max(min))
+    }
+}
+
+fn survey(plan: &dyn ExecutionPlan, parts: &mut usize, repeats: &mut bool) {
+    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
+        *parts += scan.scan().parts.len();
+    }
+    *repeats |= plan.is::<RecursiveQueryExec>();
+    for child in plan.children() {
+        survey(child.as_ref(), parts, repeats);
+    }
+}
+
+pub(crate) fn start(
+    session: &Session,
+    scope: &Scope,
+    physical: Arc<dyn ExecutionPlan>,
+    statement: Arc<StatementContext>,
+) -> Result<BoxStream<'static, Result<RecordBatch, DataFusionError>>, DataFusionError> {
+    let config = scope.state.config().clone().with_extension(statement);
+    let context = TaskContext::default()
+        .with_session_config(config)
+        .with_runtime(Arc::clone(&session.engine.runtime));
+    Ok(execute_stream(physical, Arc::new(context))?.boxed())
+}
+
+/// The rows that a write was computed from, and what was read for them.
+pub(crate) struct Reading {
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) statement: Arc<StatementContext>,
+}
+
+impl Reading {
+    /// Runs the reading part of a write to completion, holding at most `limit` bytes.
+    pub(crate) async fn run(
+        session: &Session,
+        scope: &Scope,
+        plan: &LogicalPlan,
+        limit: usize,
+    ) -> Result<Self, QueryError> {
+        let physical = physical_plan(scope, plan).await?;
+        let statement =
+            Arc::new(StatementContext::new(ReadAt::Unconfirmed, session.high_water.clone()));
+        let mut stream = start(session, scope, physical, Arc::clone(&statement))?;
+        let (mut batches, mut size) = (Vec::new(), 0);
+        while let Some(batch) = stream.try_next().await? {
+            size += batch.get_array_memory_size();
+            if size > limit {
+                let message = "the statement reads more than it may write at once";
+                return Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
+                    .hint("Split the statement into several.")
+                    .into());
+            }
+            batches.push(batch);
+        }
+        Ok(Self { batches, statement })
+    }
+}

@@ -1,0 +1,94 @@
+//! What SQL needs of the tablets below it.
+//!
+//! One implementation serves a cluster ([`ClusterTablets`](crate::cluster::ClusterTablets)); tests
+//! use one in memory. Everything else in this crate sees tablets through this trait only.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use datafusion::arrow::record_batch::RecordBatch;
+use futures::stream::BoxStream;
+use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_truetime::{Env, Timestamp, TtInterval};
+use meridian_txn::{
+    ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::SqlError;
+use crate::fragment::Fragment;
+
+pub use meridian_txn::SYSTEM_TABLET;
+
+/// Why a read failed.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum ReadError {
+    /// The tablet didn't serve it.
+    #[error(transparent)]
+    Txn(#[from] TxnError),
+    /// The statement is wrong for the data (a division by zero in a filter).
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+/// The batches of a fragment, and the timestamp that they were read at.
+pub struct FragmentRead {
+    /// What the leader read at.
+    pub at: Timestamp,
+    /// Dropping it stops the reading.
+    pub batches: BoxStream<'static, Result<RecordBatch, ReadError>>,
+}
+
+/// The tablets as a gateway reaches them.
+#[async_trait]
+pub trait Tablets: Debug + Send + Sync {
+    /// The node's environment.
+    fn env(&self) -> &Env;
+
+    /// `TT.now()`.
+    fn now(&self) -> TtInterval;
+
+    /// The tablets that hold the range's keys, in the order of their keys.
+    async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError>;
+
+    /// Rows of a range, at the tablet's leader.
+    async fn scan(&self, tablet: TabletId, request: ScanRequest) -> Result<ScanResult, TxnError>;
+
+    /// Rows by their keys, at the tablet's leader.
+    async fn get(
+        &self,
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: ReadAt,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError>;
+
+    /// Runs a part of a plan beside the tablet.
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError>;
+
+    /// Applies the mutations if what was read still holds; answers the commit timestamp.
+    async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError>;
+
+    /// A descriptor for a new tablet: where its replicas go is decided here.
+    fn new_tablet(
+        &self,
+        id: TabletId,
+        range: KeyRange,
+        tables: Vec<(u64, u64)>,
+    ) -> TabletDescriptor;
+
+    /// Waits until a tablet that the directory lists serves.
+    async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError>;
+
+    /// Ends a tablet that the directory no longer lists.
+    async fn retire_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError>;
+
+    /// Who leads the tablet, as far as this node knows.
+    fn leader(&self, tablet: &TabletDescriptor) -> NodeId;
+
+    /// Where a node is.
+    fn region(&self, node: NodeId) -> Option<String>;
+}

@@ -1,0 +1,11 @@
+//! What crosses crates. One binary, because linking it takes longer than running most of it.
+
+mod bad_input;
+mod crash;
+mod front_door;
+mod latency;
+mod layering;
+mod nodes;
+mod protocol;
+mod support;
+mod types;

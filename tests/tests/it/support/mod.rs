@@ -1,0 +1,46 @@
+//! The real binary, started, driven and stopped.
+
+mod psql;
+mod raw;
+mod server;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use meridian_truetime::{EnvironmentExt, Moment, NodeEnvironment, World};
+
+pub use psql::psql;
+pub use raw::{Raw, cstr, field, frame, kinds};
+pub use server::{Server, free_ports, run_to_end};
+
+/// How long anything may take before the test is given up. Not a claim about speed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The workspace's folder.
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
+}
+
+/// Time and timers of the real world. Needs a runtime.
+pub fn real_time() -> Arc<NodeEnvironment> {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| World::real(0)).node(0)
+}
+
+/// Tries until it succeeds; an error that lasts is the test's failure.
+pub async fn eventually<T, E: std::fmt::Debug>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    use meridian_truetime::Environment;
+    let env = real_time();
+    let give_up: Moment = env.moment().plus(PATIENCE);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) if env.moment() > give_up => panic!("{what}: {error:?}"),
+            Err(_) => env.sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
