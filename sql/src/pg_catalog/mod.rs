@@ -26,6 +26,8 @@ mod rows;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 mod tests;
 mod types;
 mod world;

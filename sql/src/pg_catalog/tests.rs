@@ -70,7 +70,7 @@ async fn run(sql: &str) -> Result<Vec<RecordBatch>, DataFusionError> {
     DataFrame::new(state, plan).collect().await
 }
 
-fn shown(cell: &Cell) -> String {
+pub(super) fn shown(cell: &Cell) -> String {
     match cell {
         Cell::Null => String::new(),
         Cell::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
@@ -102,9 +102,30 @@ async fn error(sql: &str) -> SqlError {
 }
 
 /// The queries of a fixture.
-fn queries(fixture: &str) -> Vec<&str> {
+pub(super) fn queries(fixture: &str) -> Vec<&str> {
     fixture.split_inclusive(";\n").filter(|query| !query.trim().is_empty()).collect()
 }
+
+/// Every fixture, by its name.
+pub(super) const ALL: [(&str, &str); 17] = [
+    ("d", include_str!("testdata/d.sql")),
+    ("d_index", include_str!("testdata/d_index.sql")),
+    ("d_plus_table", include_str!("testdata/d_plus_table.sql")),
+    ("d_table", include_str!("testdata/d_table.sql")),
+    ("dT", include_str!("testdata/dT.sql")),
+    ("df", include_str!("testdata/df.sql")),
+    ("di", include_str!("testdata/di.sql")),
+    ("dn", include_str!("testdata/dn.sql")),
+    ("dp", include_str!("testdata/dp.sql")),
+    ("ds", include_str!("testdata/ds.sql")),
+    ("dt", include_str!("testdata/dt.sql")),
+    ("dt_plus", include_str!("testdata/dt_plus.sql")),
+    ("du", include_str!("testdata/du.sql")),
+    ("dv", include_str!("testdata/dv.sql")),
+    ("l", include_str!("testdata/l.sql")),
+    ("others", include_str!("testdata/others.sql")),
+    ("python", include_str!("testdata/python.sql")),
+];
 
 macro_rules! fixture {
     ($name:literal) => {

@@ -286,7 +286,6 @@ pub(super) fn call(name: &str, args: &[Cell]) -> Result<Cell, SqlError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::sample;
     use super::*;
 
     #[test]

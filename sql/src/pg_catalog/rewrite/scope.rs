@@ -1,6 +1,8 @@
 //! Which relations a FROM names, and whose a column is.
 
-use datafusion::sql::sqlparser::ast::{Expr, JoinOperator, ObjectNamePart, TableFactor, TableWithJoins};
+use datafusion::sql::sqlparser::ast::{
+    Expr, JoinOperator, ObjectNamePart, TableFactor, TableWithJoins,
+};
 
 use super::super::definition::{self, Definition};
 use super::super::{information_schema, rows};

@@ -26,8 +26,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, FunctionArguments, GroupByExpr, ObjectNamePart, Query, Select, SelectItem,
-    SetExpr, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CaseWhen, Expr, FunctionArguments, GroupByExpr, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::scope::{Scope, qualifier, yields_nothing};
