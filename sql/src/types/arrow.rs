@@ -1,6 +1,5 @@
 //! Arrow's types for PostgreSQL's, and back.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
@@ -18,7 +17,7 @@ impl PgType {
     ///
     /// A bare `numeric` has no such type; `Decimal128(38, 10)`, as DataFusion reads it, stands for
     /// it. Literals and parameters should rather have the decimal type of their own value
-    /// (the text parser gives it).
+    /// ([`super::text::parse`] gives it).
     #[must_use]
     pub fn arrow_type(self) -> DataType {
         match self {
@@ -70,12 +69,7 @@ impl PgType {
         if told {
             return field;
         }
-        #[expect(
-            clippy::disallowed_types,
-            reason = "Arrow's metadata is a HashMap; never iterated"
-        )]
-        let metadata = HashMap::from([(PG_TYPE_KEY.to_owned(), self.to_string())]);
-        field.with_metadata(metadata)
+        field.with_metadata([(PG_TYPE_KEY.to_owned(), self.to_string())].into())
     }
 
     /// The type of a field of a result: what its metadata says, if that fits its Arrow type (an
@@ -93,27 +87,21 @@ impl PgType {
     /// Whether values of the type may lie in an array of that Arrow type.
     #[must_use]
     pub fn fits(self, data_type: &DataType) -> bool {
-        match (self.arrow_type(), data_type) {
-            (_, DataType::Dictionary(_, values)) => self.fits(values),
-            (DataType::Utf8, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-            | (DataType::Binary, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) => {
-                true
-            }
-            (DataType::List(_), DataType::List(_) | DataType::LargeList(_)) => true,
-            (DataType::Decimal128(..), DataType::Decimal256(..))
-                if self == Self::UnboundedNumeric =>
-            {
-                true
-            }
-            (DataType::Decimal128(..), DataType::Decimal128(..))
-                if self == Self::UnboundedNumeric =>
-            {
-                true
-            }
-            // The aliases of oid may come as the names that they print as.
-            (DataType::UInt32, DataType::Utf8 | DataType::Utf8View | DataType::Int64) => true,
-            (own, other) => own == *other,
+        use DataType as D;
+        if let D::Dictionary(_, values) = data_type {
+            return self.fits(values);
         }
+        let own = self.arrow_type();
+        let wider = matches!(
+            (&own, data_type),
+            (D::Utf8, D::LargeUtf8 | D::Utf8View)
+                | (D::Binary, D::LargeBinary | D::BinaryView)
+                | (D::List(_), D::List(_) | D::LargeList(_))
+                // The aliases of oid may come as the names that they print as.
+                | (D::UInt32, D::Utf8 | D::Utf8View | D::Int64)
+        );
+        let decimal = matches!(data_type, D::Decimal128(..) | D::Decimal256(..));
+        own == *data_type || wider || (self == Self::UnboundedNumeric && decimal)
     }
 
     /// What PostgreSQL would call a value of that Arrow type.

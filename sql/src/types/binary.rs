@@ -11,7 +11,7 @@ use super::calendar::{
     date_from_days,
 };
 use super::cell::Cell;
-use super::decimal::Decimal;
+use super::decimal::{Decimal, write_binary128};
 use super::pg_type::{BaseType, PgType};
 use super::text::{Excess, fit_string, invalid_utf8, pad};
 use super::{interval, json};
@@ -44,7 +44,7 @@ fn write(cell: &Cell<'_>, pg_type: PgType, out: &mut BytesMut) -> Result<(), Sql
         Cell::Bool(value) => out.put_u8(u8::from(*value)),
         Cell::Int(value) => write_integer(*value, pg_type, out)?,
         Cell::Unsigned(value) if pg_type.base() == BaseType::Numeric => {
-            Decimal::from_unscaled(&value.to_string(), 0).write_binary(out);
+            write_binary128(i128::from(*value), 0, out);
         }
         Cell::Unsigned(value) => {
             let value = i64::try_from(*value).map_err(|_| out_of_range(pg_type))?;
@@ -53,9 +53,7 @@ fn write(cell: &Cell<'_>, pg_type: PgType, out: &mut BytesMut) -> Result<(), Sql
         Cell::Float4(value) if pg_type == PgType::Float8 => out.put_f64(f64::from(*value)),
         Cell::Float4(value) => out.put_f32(*value),
         Cell::Float8(value) => out.put_f64(*value),
-        Cell::Decimal(value, scale) => {
-            Decimal::from_unscaled(&value.to_string(), *scale).write_binary(out);
-        }
+        Cell::Decimal(value, scale) => write_binary128(*value, *scale, out),
         Cell::WideDecimal(value, scale) => {
             Decimal::from_unscaled(&value.to_string(), *scale).write_binary(out);
         }
@@ -107,7 +105,7 @@ fn write_integer(value: i64, pg_type: PgType, out: &mut BytesMut) -> Result<(), 
         PgType::Int2 => out.put_i16(i16::try_from(value).map_err(range)?),
         PgType::Int4 => out.put_i32(i32::try_from(value).map_err(range)?),
         PgType::Numeric { .. } | PgType::UnboundedNumeric => {
-            Decimal::from_unscaled(&value.to_string(), 0).write_binary(out);
+            write_binary128(i128::from(value), 0, out);
         }
         other if other.is_oid() => out.put_u32(u32::try_from(value).map_err(range)?),
         _ => out.put_i64(value),

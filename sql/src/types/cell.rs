@@ -66,6 +66,12 @@ fn duration(value: i64, unit: TimeUnit) -> Result<Cell<'static>, SqlError> {
     Ok(Cell::Interval(IntervalMonthDayNano::new(0, 0, nanos)))
 }
 
+fn unsupported(data_type: &DataType) -> SqlError {
+    SqlError::unsupported(format!(
+        "values of the internal type {data_type} can't be sent to a client"
+    ))
+}
+
 impl<'a> Cell<'a> {
     /// The cell of a row, which must be in range.
     pub fn of(array: &'a dyn Array, row: usize) -> Result<Self, SqlError> {
@@ -106,6 +112,39 @@ impl<'a> Cell<'a> {
             DataType::LargeBinary => Self::Bytes(array.as_binary::<i64>().value(row)),
             DataType::BinaryView => Self::Bytes(array.as_binary_view().value(row)),
             DataType::FixedSizeBinary(_) => Self::Bytes(array.as_fixed_size_binary().value(row)),
+            DataType::Date32
+            | DataType::Date64
+            | DataType::Time32(_)
+            | DataType::Time64(_)
+            | DataType::Timestamp(..)
+            | DataType::Duration(_)
+            | DataType::Interval(_) => Self::temporal(array, row)?,
+            DataType::Dictionary(..) => {
+                let dictionary = array.as_any_dictionary();
+                let key = match Cell::of(dictionary.keys(), row)? {
+                    Self::Int(key) => usize::try_from(key).ok(),
+                    Self::Unsigned(key) => usize::try_from(key).ok(),
+                    _ => None,
+                };
+                let key = key.ok_or_else(|| SqlError::internal("a dictionary key out of range"))?;
+                return Self::of(dictionary.values().as_ref(), key);
+            }
+            DataType::List(_) => Self::List(array.as_list::<i32>().value(row)),
+            DataType::LargeList(_) => Self::List(array.as_list::<i64>().value(row)),
+            DataType::FixedSizeList(..) => Self::List(array.as_fixed_size_list().value(row)),
+            DataType::Struct(_) => Self::Struct(array.as_struct(), row),
+            other => return Err(unsupported(other)),
+        })
+    }
+
+    /// A cell of a date, time or interval that isn't NULL.
+    fn temporal(array: &'a dyn Array, row: usize) -> Result<Self, SqlError> {
+        macro_rules! primitive {
+            ($type:ty) => {
+                array.as_primitive::<$type>().value(row)
+            };
+        }
+        Ok(match array.data_type() {
             DataType::Date32 => Self::Date(primitive!(Date32Type)),
             DataType::Date64 => {
                 let days = primitive!(Date64Type).div_euclid(86_400_000);
@@ -151,25 +190,7 @@ impl<'a> Cell<'a> {
             DataType::Interval(IntervalUnit::MonthDayNano) => {
                 Self::Interval(primitive!(IntervalMonthDayNanoType))
             }
-            DataType::Dictionary(..) => {
-                let dictionary = array.as_any_dictionary();
-                let key = match Cell::of(dictionary.keys(), row)? {
-                    Self::Int(key) => usize::try_from(key).ok(),
-                    Self::Unsigned(key) => usize::try_from(key).ok(),
-                    _ => None,
-                };
-                let key = key.ok_or_else(|| SqlError::internal("a dictionary key out of range"))?;
-                return Self::of(dictionary.values().as_ref(), key);
-            }
-            DataType::List(_) => Self::List(array.as_list::<i32>().value(row)),
-            DataType::LargeList(_) => Self::List(array.as_list::<i64>().value(row)),
-            DataType::FixedSizeList(..) => Self::List(array.as_fixed_size_list().value(row)),
-            DataType::Struct(_) => Self::Struct(array.as_struct(), row),
-            other => {
-                return Err(SqlError::unsupported(format!(
-                    "values of the internal type {other} can't be sent to a client"
-                )));
-            }
+            other => return Err(unsupported(other)),
         })
     }
 }

@@ -174,29 +174,17 @@ impl Decimal {
 
     /// Writes PostgreSQL's binary format: digits of base 10000, aligned at the point.
     pub fn write_binary(&self, out: &mut BytesMut) {
-        let padding = (4 - self.scale % 4) % 4;
-        let mut digits = self.digits.clone();
-        digits.resize(digits.len() + padding, 0);
-        let fraction_groups = (self.scale + padding) / 4;
-        let lead = (4 - digits.len() % 4) % 4;
-        let padded: Vec<u8> = std::iter::repeat_n(0, lead).chain(digits).collect();
-        let groups: Vec<i16> = padded
+        let fraction_groups = self.scale.div_ceil(4);
+        let padding = fraction_groups * 4 - self.scale;
+        let lead = (4 - (self.digits.len() + padding) % 4) % 4;
+        let zeros = |n| std::iter::repeat_n(0, n);
+        let padded: Vec<u8> =
+            zeros(lead).chain(self.digits.iter().copied()).chain(zeros(padding)).collect();
+        let groups: Vec<u16> = padded
             .chunks(4)
-            .map(|group| group.iter().fold(0, |n, digit| n * 10 + i16::from(*digit)))
+            .map(|group| group.iter().fold(0, |n, digit| n * 10 + u16::from(*digit)))
             .collect();
-        let weight = groups.len() as i64 - fraction_groups as i64 - 1;
-        let first = groups.iter().take_while(|group| **group == 0).count();
-        let last = groups.iter().rposition(|group| *group != 0).map_or(first, |at| at + 1);
-        let used = &groups[first..last];
-        let weight = if used.is_empty() { 0 } else { weight - first as i64 };
-        // At most 131072 digits before and 16383 after the point: all of this fits 16 bits.
-        out.put_u16(u16::try_from(used.len()).unwrap_or(u16::MAX));
-        out.put_i16(i16::try_from(weight).unwrap_or(i16::MAX));
-        out.put_u16(if self.negative { NEGATIVE } else { POSITIVE });
-        out.put_u16(u16::try_from(self.scale).unwrap_or(u16::MAX));
-        for group in used {
-            out.put_i16(*group);
-        }
+        write_groups(&groups, fraction_groups, self.negative, self.scale, out);
     }
 
     /// Reads PostgreSQL's binary format.
@@ -314,6 +302,60 @@ pub(super) fn write_decimal128(value: i128, scale: i8, out: &mut BytesMut) {
     }
 }
 
+/// Writes an unscaled 128-bit value in binary; short ones, the usual case, without allocating.
+pub(super) fn write_binary128(value: i128, scale: i8, out: &mut BytesMut) {
+    let (Ok(unsigned), Ok(digits @ 0..=16)) =
+        (u64::try_from(value.unsigned_abs()), usize::try_from(scale))
+    else {
+        return Decimal::from_unscaled(&value.to_string(), scale).write_binary(out);
+    };
+    let fraction_groups = digits.div_ceil(4);
+    let power = 10_u64.pow(scale.unsigned_abs().into());
+    let mut whole = unsigned / power;
+    let mut fraction = unsigned % power;
+    for _ in digits..fraction_groups * 4 {
+        fraction *= 10;
+    }
+    // At most five groups before the point and four after it.
+    let mut groups = [0_u16; 9];
+    let mut at = groups.len();
+    for part in [&mut fraction, &mut whole] {
+        let stop = groups.len() - fraction_groups;
+        while *part > 0 || at > stop {
+            at -= 1;
+            groups[at] = u16::try_from(*part % 10_000).unwrap_or_default();
+            *part /= 10_000;
+        }
+    }
+    write_groups(&groups[at..], fraction_groups, value < 0, digits, out);
+}
+
+/// Writes base-10000 digits, of which some are behind the point, without the zeros at both ends.
+fn write_groups(
+    groups: &[u16],
+    fraction_groups: usize,
+    negative: bool,
+    scale: usize,
+    out: &mut BytesMut,
+) {
+    let first = groups.iter().take_while(|group| **group == 0).count();
+    let last = groups.iter().rposition(|group| *group != 0).map_or(first, |at| at + 1);
+    let used = &groups[first..last];
+    // At most 131072 digits before and 16383 after the point: all of this fits 16 bits.
+    let small = |n: usize| i16::try_from(n).unwrap_or(i16::MAX);
+    let weight = match used {
+        [] => 0,
+        _ => small(groups.len() - first) - small(fraction_groups) - 1,
+    };
+    out.put_i16(small(used.len()));
+    out.put_i16(weight);
+    out.put_u16(if negative { NEGATIVE } else { POSITIVE });
+    out.put_i16(small(scale));
+    for group in used {
+        out.put_u16(*group);
+    }
+}
+
 /// Moves an unscaled value from one scale to another, rounding half away from zero.
 ///
 /// `None` if it overflows 128 bits.
@@ -397,14 +439,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_forms_agree(value in any::<i128>(), scale in 0_i8..=38) {
+        fn all_forms_agree(
+            value in prop_oneof![any::<i128>(), any::<i64>().prop_map(i128::from), -99..99_i128],
+            scale in 0_i8..=38,
+        ) {
             let decimal = Decimal::from_unscaled(&value.to_string(), scale);
             let mut direct = BytesMut::new();
             write_decimal128(value, scale, &mut direct);
             prop_assert_eq!(std::str::from_utf8(&direct).expect("ascii"), text(&decimal));
             prop_assert_eq!(&Decimal::parse(&text(&decimal)).expect("parses"), &decimal);
             let mut binary = BytesMut::new();
-            decimal.write_binary(&mut binary);
+            write_binary128(value, scale, &mut binary);
+            let mut general = BytesMut::new();
+            decimal.write_binary(&mut general);
+            prop_assert_eq!(&binary, &general);
             prop_assert_eq!(&Decimal::read_binary(&binary).expect("reads"), &decimal);
         }
 

@@ -9,27 +9,27 @@
 //!
 //! | PostgreSQL | Arrow | note |
 //! |---|---|---|
-//! | `boolean` | Boolean | |
-//! | `smallint`, `integer`, `bigint` | Int16, Int32, Int64 | |
-//! | `real`, `double precision` | Float32, Float64 | NaN equals NaN and is the greatest, as in PostgreSQL |
-//! | `numeric(p,s)` | Decimal128(p, s) | p ≤ 38, 0 ≤ s ≤ p; neither NaN nor infinity |
-//! | `text`, `varchar(n)`, `jsonb` | Utf8 | jsonb in PostgreSQL's normal form |
-//! | `char(n)` | Utf8 | without its trailing blanks, which mean nothing; they come back on output |
-//! | `bytea` | Binary | |
-//! | `date` | Date32 | `±infinity` is the greatest and the least `i32` |
-//! | `time` | Time64(µs) | 24:00:00 included |
-//! | `timestamp` | Timestamp(µs) | `±infinity` is the greatest and the least `i64` |
-//! | `timestamptz` | Timestamp(µs, "UTC") | likewise |
-//! | `interval` | Interval(MonthDayNano) | microseconds; the time part is within ±292 years |
-//! | `uuid` | FixedSizeBinary(16) | |
-//! | `oid`, `regclass`, ... | UInt32 | |
-//! | arrays | List | output, and parameters |
+//! | `boolean` | `Boolean` | |
+//! | `smallint`, `integer`, `bigint` | `Int16`, `Int32`, `Int64` | |
+//! | `real`, `double precision` | `Float32`, `Float64` | NaN equals NaN and is the greatest, as in PostgreSQL |
+//! | `numeric(p,s)` | `Decimal128(p, s)` | p ≤ 38, 0 ≤ s ≤ p; neither NaN nor infinity |
+//! | `text`, `varchar(n)`, `jsonb` | `Utf8` | jsonb in PostgreSQL's normal form |
+//! | `char(n)` | `Utf8` | without its trailing blanks, which mean nothing; they come back on output |
+//! | `bytea` | `Binary` | |
+//! | `date` | `Date32` | `±infinity` is the greatest and the least `i32` |
+//! | `time` | `Time64(µs)` | 24:00:00 included |
+//! | `timestamp` | `Timestamp(µs)` | `±infinity` is the greatest and the least `i64` |
+//! | `timestamptz` | `Timestamp(µs, "UTC")` | likewise |
+//! | `interval` | `Interval(MonthDayNano)` | microseconds; the time part is within ±292 years |
+//! | `uuid` | `FixedSizeBinary(16)` | |
+//! | `oid`, `regclass`, ... | `UInt32` | |
+//! | arrays | `List` | output, and parameters |
 //!
 //! - [`text`] and [`binary`] read and write the two wire formats.
 //! - [`assign`] is the cast that `INSERT` and `UPDATE` apply to a value for a column.
 //!
 //! Caveats, where Arrow is narrower than PostgreSQL: a timestamp ends on 294247-01-10 (PostgreSQL's
-//! 30 years earlier in the same era: 294276), an interval's time part holds 2,562,047 hours, a
+//! 30 years later), an interval's time part holds 2,562,047 hours, a
 //! `numeric` needs a precision of at most 38 and has neither NaN nor infinity, `timestamp(p)` is
 //! accepted only for p = 6. What doesn't fit is refused, never rounded silently.
 
@@ -56,4 +56,4 @@ pub use pg_type::{BaseType, MAX_NUMERIC_PRECISION, PgType, TypeFacts};
 pub use zone::{SessionFormat, TimeZone};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,262 +1,16 @@
-//! `date`, `time`, `timestamp` and `timestamptz` as text, read as PostgreSQL reads them.
-//!
-//! The grammar is what PostgreSQL's `datetime.c` does: the text is cut into fields by their first
-//! characters ([`fields`]), then each field is understood in the light of what has been found so
-//! far. The order of a date of numbers alone is year-month-day if the first has three digits or
-//! more, else month-day-year (`DateStyle` is `ISO, MDY`).
-//!
-//! Not understood: `now`, `today`, `tomorrow`, `yesterday`, which would need the transaction's time
-//! (use `now()`, `current_date`), and `DST` after a zone.
+//! A date and time being put together, field by field.
 
-use super::calendar::{
-    DATE_INFINITY, DATE_NEGATIVE_INFINITY, MICROS_PER_DAY, MICROS_PER_SECOND, SECONDS_PER_DAY,
-    TIMESTAMP_INFINITY, TIMESTAMP_NEGATIVE_INFINITY, check_timestamp, date_from_days,
-    days_from_civil, days_in_month, timestamp_from_parts,
-};
-use super::zone::{TimeZone, abbreviation};
-use crate::error::{SqlError, SqlState};
-
-/// Why a text isn't a date or time: PostgreSQL's `DTERR_` codes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    Format,
-    Overflow,
-    /// A month or day out of range, perhaps because of their order.
-    MonthDay,
-    Displacement,
-    Zone(String),
-    /// A word that stands for the present.
-    Now,
-}
-
-impl Fault {
-    pub fn error(self, type_name: &str, text: &str) -> SqlError {
-        match self {
-            Self::Format => SqlError::new(
-                SqlState::INVALID_DATETIME_FORMAT,
-                format!("invalid input syntax for type {type_name}: \"{text}\""),
-            ),
-            Self::Overflow if type_name == "interval" => SqlError::new(
-                SqlState::INTERVAL_FIELD_OVERFLOW,
-                format!("interval field value out of range: \"{text}\""),
-            ),
-            Self::Overflow => SqlError::new(
-                SqlState::DATETIME_FIELD_OVERFLOW,
-                format!("date/time field value out of range: \"{text}\""),
-            ),
-            Self::MonthDay => Self::Overflow
-                .error(type_name, text)
-                .hint("Perhaps you need a different \"datestyle\" setting."),
-            Self::Displacement => SqlError::new(
-                SqlState::INVALID_TIME_ZONE_DISPLACEMENT,
-                format!("time zone displacement out of range: \"{text}\""),
-            ),
-            Self::Zone(name) => SqlError::new(
-                SqlState::INVALID_PARAMETER_VALUE,
-                format!("time zone \"{name}\" not recognized"),
-            ),
-            Self::Now => {
-                SqlError::unsupported(format!("the {type_name} \"{text}\" is not supported"))
-                    .hint("Use now(), current_date or current_time.")
-            }
-        }
-    }
-}
-
-/// What a field looks like, from its first characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    Number,
-    Date,
-    Time,
-    /// A sign and a number: a displacement, or a part of an interval.
-    Signed,
-    Word,
-    /// A sign and a word.
-    Special,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Field {
-    pub shape: Shape,
-    /// In lower case.
-    pub text: String,
-}
-
-/// More fields than this are no date.
-const MAX_FIELDS: usize = 25;
-
-/// Cuts a text into fields (`ParseDateTime`).
-pub(super) fn fields(text: &str) -> Result<Vec<Field>, Fault> {
-    let bytes = text.as_bytes();
-    let mut found = Vec::new();
-    let mut at = 0;
-    let run = |from: usize, accept: &dyn Fn(u8) -> bool| {
-        bytes[from..].iter().position(|byte| !accept(*byte)).map_or(bytes.len(), |n| from + n)
-    };
-    let digits = |from| run(from, &|b| b.is_ascii_digit());
-    while let Some(&first) = bytes.get(at) {
-        let rest = bytes[at + 1..].iter().find(|b| !super::number::is_space(**b));
-        let (shape, start, end) = match first {
-            _ if super::number::is_space(first) => {
-                at += 1;
-                continue;
-            }
-            b'0'..=b'9' => number_field(bytes, digits(at), &run),
-            b'.' => (Shape::Number, at, digits(at + 1)),
-            b'a'..=b'z' | b'A'..=b'Z' => word_field(bytes, at, &run),
-            b'+' | b'-' => {
-                let next = run(at + 1, &super::number::is_space);
-                match rest {
-                    Some(b'0'..=b'9') => {
-                        let more = |b: u8| b.is_ascii_digit() || matches!(b, b':' | b'.' | b'-');
-                        (Shape::Signed, next, run(next, &more))
-                    }
-                    Some(b) if b.is_ascii_alphabetic() => {
-                        (Shape::Special, next, run(next, &|b| b.is_ascii_alphabetic()))
-                    }
-                    _ => return Err(Fault::Format),
-                }
-            }
-            _ if first.is_ascii_punctuation() => {
-                at += 1;
-                continue;
-            }
-            _ => return Err(Fault::Format),
-        };
-        if found.len() == MAX_FIELDS {
-            return Err(Fault::Format);
-        }
-        let sign = matches!(shape, Shape::Signed | Shape::Special).then_some(char::from(first));
-        let start = if sign.is_some() { start } else { at };
-        // Only ASCII bytes were accepted.
-        let chars = bytes[start..end].iter().map(|b| char::from(b.to_ascii_lowercase()));
-        found.push(Field { shape, text: sign.into_iter().chain(chars).collect() });
-        at = end;
-    }
-    Ok(found)
-}
-
-type Run<'a> = &'a dyn Fn(usize, &dyn Fn(u8) -> bool) -> usize;
-
-/// A field that begins with digits, which end at `end`.
-fn number_field(bytes: &[u8], end: usize, run: Run<'_>) -> (Shape, usize, usize) {
-    let digit = |b: u8| b.is_ascii_digit();
-    match bytes.get(end) {
-        Some(b':') => {
-            let more = |b: u8| b.is_ascii_digit() || matches!(b, b':' | b'.');
-            (Shape::Time, 0, run(end, &more))
-        }
-        Some(&delimiter @ (b'-' | b'/' | b'.')) => {
-            if !bytes.get(end + 1).copied().is_some_and(digit) {
-                let more = |b: u8| b.is_ascii_alphanumeric() || b == delimiter;
-                return (Shape::Date, 0, run(end + 1, &more));
-            }
-            let second = run(end + 1, &digit);
-            // Three parts with the same delimiter are a date; 12.34 isn't.
-            if bytes.get(second) == Some(&delimiter) {
-                let more = |b: u8| b.is_ascii_digit() || b == delimiter;
-                return (Shape::Date, 0, run(second, &more));
-            }
-            (if delimiter == b'.' { Shape::Number } else { Shape::Date }, 0, second)
-        }
-        _ => (Shape::Number, 0, end),
-    }
-}
-
-/// A field that begins with a letter: a word, or a date or zone with punctuation inside.
-fn word_field(bytes: &[u8], at: usize, run: Run<'_>) -> (Shape, usize, usize) {
-    let end = run(at, &|b| b.is_ascii_alphabetic());
-    let dated = match bytes.get(end) {
-        Some(b'-' | b'/' | b'.') => true,
-        Some(b'+' | b'0'..=b'9') => {
-            let word: String =
-                bytes[at..end].iter().map(|b| char::from(b.to_ascii_lowercase())).collect();
-            matches!(lookup(&word), Word::Unknown)
-        }
-        _ => false,
-    };
-    if !dated {
-        return (Shape::Word, at, end);
-    }
-    let more =
-        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'/' | b'_' | b'.' | b':');
-    (Shape::Date, at, run(end, &more))
-}
-
-/// What a word means (`DecodeSpecial`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
-    Unknown,
-    Ignored,
-    Month(i64),
-    Weekday,
-    Am,
-    Pm,
-    Bc,
-    Ad,
-    Epoch,
-    Infinity,
-    NegativeInfinity,
-    Now,
-    /// `allballs`: midnight in UTC.
-    Midnight,
-    /// The next field is a Julian day.
-    Julian,
-    /// `t`: the next field is a time.
-    IsoTime,
-    /// A unit, which has no place in a date.
-    Unit,
-}
-
-fn lookup(word: &str) -> Word {
-    const MONTHS: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
-    for (month, name) in (1..).zip(MONTHS) {
-        if word == name || word == &name[..3] || (word == "sept" && month == 9) {
-            return Word::Month(month);
-        }
-    }
-    match word {
-        "at" | "on" => Word::Ignored,
-        "sun" | "sunday" | "mon" | "monday" | "tue" | "tues" | "tuesday" | "wed" | "weds"
-        | "wednesday" | "thu" | "thur" | "thurs" | "thursday" | "fri" | "friday" | "sat"
-        | "saturday" => Word::Weekday,
-        "am" => Word::Am,
-        "pm" => Word::Pm,
-        "bc" => Word::Bc,
-        "ad" => Word::Ad,
-        "epoch" => Word::Epoch,
-        "infinity" => Word::Infinity,
-        "-infinity" => Word::NegativeInfinity,
-        "now" | "today" | "tomorrow" | "yesterday" => Word::Now,
-        "allballs" => Word::Midnight,
-        "j" | "jd" | "julian" => Word::Julian,
-        "t" => Word::IsoTime,
-        "d" | "dow" | "doy" | "h" | "isodow" | "isoyear" | "m" | "mm" | "s" | "y" => Word::Unit,
-        _ => Word::Unknown,
-    }
-}
+use super::super::calendar::{MICROS_PER_DAY, MICROS_PER_SECOND, days_from_civil, days_in_month};
+use super::super::zone::{TimeZone, abbreviation};
+use super::fields::{Fault, Field, Shape, Word, fields, lookup};
 
 /// The parts found so far, as bits.
-type Mask = u32;
+pub(super) type Mask = u32;
 const YEAR: Mask = 1;
 const MONTH: Mask = 2;
 const DAY: Mask = 4;
-const DATE: Mask = YEAR | MONTH | DAY;
-const TIME: Mask = 8;
+pub(super) const DATE: Mask = YEAR | MONTH | DAY;
+pub(super) const TIME: Mask = 8;
 const ZONE: Mask = 16;
 const DAY_OF_YEAR: Mask = 32;
 const WEEKDAY: Mask = 64;
@@ -264,14 +18,14 @@ const HALF_DAY: Mask = 128;
 const ERA: Mask = 256;
 
 #[derive(Debug, Clone)]
-enum Zone {
+pub(super) enum Zone {
     /// Seconds east.
     Offset(i32),
     Named(TimeZone),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Special {
+pub(super) enum Special {
     Epoch,
     Infinity,
     NegativeInfinity,
@@ -279,7 +33,8 @@ enum Special {
 
 /// A date and time being put together.
 #[derive(Debug, Default)]
-struct Parts {
+#[expect(clippy::struct_excessive_bools, reason = "what has been found, one by one")]
+pub(super) struct Parts {
     found: Mask,
     year: i64,
     month: i64,
@@ -295,8 +50,8 @@ struct Parts {
     julian: Option<i64>,
     pm: Option<bool>,
     bc: bool,
-    zone: Option<Zone>,
-    special: Option<Special>,
+    pub zone: Option<Zone>,
+    pub special: Option<Special>,
     /// What the previous field said of the next.
     expected: Option<Word>,
     /// Whether a time alone is wanted, so that numbers are times.
@@ -363,7 +118,18 @@ fn displacement(text: &str) -> Result<i32, Fault> {
 }
 
 impl Parts {
-    fn has(&self, mask: Mask) -> bool {
+    /// Understands a text that has a date, or needs only a time.
+    pub fn read(text: &str, time_only: bool) -> Result<Self, Fault> {
+        let all = fields(text)?;
+        let mut parts = Self { time_only, ..Self::default() };
+        for at in 0..all.len() {
+            parts.field(at, &all)?;
+        }
+        parts.finish()?;
+        Ok(parts)
+    }
+
+    pub fn has(&self, mask: Mask) -> bool {
         self.found & mask == mask
     }
 
@@ -676,7 +442,7 @@ impl Parts {
         }
     }
 
-    fn time_overflows(&self) -> bool {
+    pub fn time_overflows(&self) -> bool {
         self.hour > 24
             || self.minute > 59
             || self.second > 60
@@ -684,7 +450,7 @@ impl Parts {
             || self.time_micros() > MICROS_PER_DAY
     }
 
-    fn time_micros(&self) -> i64 {
+    pub fn time_micros(&self) -> i64 {
         (self.hour * 3600 + self.minute * 60 + self.second) * MICROS_PER_SECOND + self.micros
     }
 
@@ -696,7 +462,8 @@ impl Parts {
             } else if self.two_digit_year && self.year < 100 {
                 self.year += if self.year < 70 { 2000 } else { 1900 };
             }
-            if if self.bc { self.year > 0 } else { self.year <= 0 } {
+            let written = if self.bc { 1 - self.year } else { self.year };
+            if written <= 0 {
                 return Err(Fault::Overflow);
             }
         }
@@ -724,7 +491,7 @@ impl Parts {
         Ok(())
     }
 
-    fn days(&self) -> i64 {
+    pub fn days(&self) -> i64 {
         /// The Julian day of 1970-01-01.
         const JULIAN_EPOCH: i64 = 2_440_588;
         match self.julian {
@@ -738,7 +505,7 @@ impl Parts {
 }
 
 /// `hh:mm[:ss[.fff]]` or `mm:ss.fff` as hours, minutes, seconds, microseconds, not yet checked.
-pub(super) fn clock(text: &str) -> Result<(i64, i64, i64, i64), Fault> {
+pub(in crate::types) fn clock(text: &str) -> Result<(i64, i64, i64, i64), Fault> {
     let end = text.find(':').ok_or(Fault::Format)?;
     let hour: i64 = match &text[..end] {
         "" => 0,
@@ -757,137 +524,4 @@ pub(super) fn clock(text: &str) -> Result<(i64, i64, i64, i64), Fault> {
             }
         }
     }
-}
-
-/// Reads a text with a date (`DecodeDateTime`).
-fn decode(text: &str) -> Result<Parts, Fault> {
-    let all = fields(text)?;
-    let mut parts = Parts::default();
-    for at in 0..all.len() {
-        parts.field(at, &all)?;
-    }
-    parts.finish()?;
-    if parts.has(DATE) { Ok(parts) } else { Err(Fault::Format) }
-}
-
-/// Parses a `date`.
-pub(super) fn parse_date(text: &str) -> Result<i32, SqlError> {
-    let parts = decode(text).map_err(|fault| fault.error("date", text))?;
-    match parts.special {
-        Some(Special::Epoch) => Ok(0),
-        Some(Special::Infinity) => Ok(DATE_INFINITY),
-        Some(Special::NegativeInfinity) => Ok(DATE_NEGATIVE_INFINITY),
-        None => date_from_days(parts.days()).ok_or_else(|| out_of_range("date", text)),
-    }
-}
-
-/// Parses a `time`; a date and a zone are accepted and ignored, as in PostgreSQL.
-pub(super) fn parse_time(text: &str) -> Result<i64, SqlError> {
-    decode_time(text).map_err(|fault| fault.error("time", text))
-}
-
-fn decode_time(text: &str) -> Result<i64, Fault> {
-    let all = fields(text)?;
-    let mut parts = Parts { time_only: true, ..Parts::default() };
-    for at in 0..all.len() {
-        parts.field(at, &all)?;
-    }
-    parts.finish()?;
-    if parts.time_overflows() {
-        return Err(Fault::Overflow);
-    }
-    // The offset of a zone that changes it depends on a date.
-    let dated = match &parts.zone {
-        Some(Zone::Named(zone)) => zone.fixed().is_some() || parts.has(DATE),
-        _ => true,
-    };
-    if !parts.has(TIME) || !dated {
-        return Err(Fault::Format);
-    }
-    Ok(parts.time_micros())
-}
-
-/// Parses a `timestamp`; a zone is accepted and ignored, as in PostgreSQL.
-pub(super) fn parse_timestamp(text: &str) -> Result<i64, SqlError> {
-    let parts = decode(text).map_err(|fault| fault.error("timestamp", text))?;
-    match parts.special {
-        Some(special) => Ok(special_timestamp(special)),
-        None => timestamp_from_parts(parts.days(), parts.time_micros())
-            .ok_or_else(|| out_of_range("timestamp", text)),
-    }
-}
-
-/// Parses a `timestamptz`; without a zone of its own it is in the session's.
-pub(super) fn parse_timestamptz(text: &str, session: &TimeZone) -> Result<i64, SqlError> {
-    let parts = decode(text).map_err(|fault| fault.error("timestamp with time zone", text))?;
-    if let Some(special) = parts.special {
-        return Ok(special_timestamp(special));
-    }
-    let local =
-        i128::from(parts.days()) * i128::from(MICROS_PER_DAY) + i128::from(parts.time_micros());
-    utc_from_local(local, parts.zone, session).ok_or_else(|| out_of_range("timestamp", text))
-}
-
-fn utc_from_local(local: i128, zone: Option<Zone>, session: &TimeZone) -> Option<i64> {
-    // Times just outside of 64 bits may be inside in UTC; their zone's offset is then that of the
-    // nearest time inside.
-    let near = i64::try_from(local.clamp(i128::from(i64::MIN), i128::from(i64::MAX))).ok()?;
-    let offset = match zone {
-        Some(Zone::Offset(offset)) => offset,
-        Some(Zone::Named(zone)) => zone.offset_at_local(near),
-        None => session.offset_at_local(near),
-    };
-    check_timestamp(local - i128::from(offset) * i128::from(MICROS_PER_SECOND))
-}
-
-/// A `timestamp` as a `timestamptz` of the session's zone.
-pub(super) fn timestamp_to_timestamptz(micros: i64, session: &TimeZone) -> Option<i64> {
-    match micros {
-        TIMESTAMP_INFINITY | TIMESTAMP_NEGATIVE_INFINITY => Some(micros),
-        _ => utc_from_local(i128::from(micros), None, session),
-    }
-}
-
-/// A `timestamptz` as a `timestamp` of the session's zone.
-pub(super) fn timestamptz_to_timestamp(micros: i64, session: &TimeZone) -> Option<i64> {
-    match micros {
-        TIMESTAMP_INFINITY | TIMESTAMP_NEGATIVE_INFINITY => Some(micros),
-        _ => {
-            let offset = i128::from(session.offset_at(micros));
-            check_timestamp(i128::from(micros) + offset * i128::from(MICROS_PER_SECOND))
-        }
-    }
-}
-
-/// A `date` as a `timestamp`.
-pub(super) fn date_to_timestamp(date: i32) -> Option<i64> {
-    match date {
-        DATE_INFINITY => Some(TIMESTAMP_INFINITY),
-        DATE_NEGATIVE_INFINITY => Some(TIMESTAMP_NEGATIVE_INFINITY),
-        _ => timestamp_from_parts(i64::from(date), 0),
-    }
-}
-
-/// The `date` of a `timestamp`.
-pub(super) fn timestamp_to_date(micros: i64) -> Option<i32> {
-    match micros {
-        TIMESTAMP_INFINITY => Some(DATE_INFINITY),
-        TIMESTAMP_NEGATIVE_INFINITY => Some(DATE_NEGATIVE_INFINITY),
-        _ => date_from_days(micros.div_euclid(SECONDS_PER_DAY * MICROS_PER_SECOND)),
-    }
-}
-
-fn special_timestamp(special: Special) -> i64 {
-    match special {
-        Special::Epoch => 0,
-        Special::Infinity => TIMESTAMP_INFINITY,
-        Special::NegativeInfinity => TIMESTAMP_NEGATIVE_INFINITY,
-    }
-}
-
-fn out_of_range(type_name: &str, text: &str) -> SqlError {
-    SqlError::new(
-        SqlState::DATETIME_FIELD_OVERFLOW,
-        format!("{type_name} out of range: \"{text}\""),
-    )
 }
