@@ -13,7 +13,9 @@ use meridian_txn::{
     WriteRequest, table_range,
 };
 
-use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
+use crate::cluster_view::{
+    ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow,
+};
 use crate::error::SqlError;
 use crate::fragment::{self, Fragment, RowView};
 use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
