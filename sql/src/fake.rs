@@ -13,7 +13,9 @@ use meridian_txn::{
     WriteRequest, table_range,
 };
 
-use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, TabletRow};
+use crate::cluster_view::{
+    ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow,
+};
 use crate::error::SqlError;
 use crate::fragment::{self, Fragment, RowView};
 use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
@@ -360,6 +362,10 @@ impl ClusterView for FakeCluster {
             applied_index: Some(2),
             generation: 1,
         }])
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
+        Ok(Vec::new())
     }
 
     async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {

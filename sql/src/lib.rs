@@ -8,7 +8,19 @@ mod ddl;
 mod dml;
 mod engine;
 pub mod error;
+mod explain;
+#[cfg(test)]
+mod fake;
+pub mod fragment;
+mod meridian_schema;
+pub mod pg_catalog;
+mod plan;
 pub mod row;
+mod scan;
+mod session;
+pub mod tablets;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 pub use datafusion::arrow;

@@ -111,6 +111,7 @@ fn malformed(text: &str, detail: &str) -> SqlError {
 }
 
 const UNEXPECTED_END: &str = "Unexpected end of input.";
+const UNEXPECTED_BRACE: &str = "Unexpected \"{\" character.";
 const UNEXPECTED_ELEMENT: &str = "Unexpected array element.";
 
 struct Parser<'a> {
@@ -189,6 +190,7 @@ impl Parser<'_> {
                 None => return Err(UNEXPECTED_END.to_owned()),
                 Some(b',') => {}
                 Some(b'}') => break,
+                Some(b'{') => return Err(UNEXPECTED_BRACE.to_owned()),
                 Some(_) => return Err(UNEXPECTED_ELEMENT.to_owned()),
             }
         }
@@ -212,7 +214,8 @@ impl Parser<'_> {
                     self.next();
                     break;
                 }
-                Some(b'"' | b'{') if !quoted => return Err(UNEXPECTED_ELEMENT.to_owned()),
+                Some(b'"') if !quoted => return Err(UNEXPECTED_ELEMENT.to_owned()),
+                Some(b'{') if !quoted => return Err(UNEXPECTED_BRACE.to_owned()),
                 Some(b',' | b'}') if !quoted => break,
                 Some(b'\\') => {
                     self.next();

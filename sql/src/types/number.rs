@@ -25,8 +25,9 @@ pub(super) fn trim(text: &str) -> &str {
 
 /// An integer type, by its width.
 pub(super) trait Integer: Copy {
+    /// The name in messages: `smallint`.
     const NAME: &'static str;
-    /// The name in `smallint out of range`.
+    /// `None` if it is out of range.
     fn narrow(value: i128) -> Option<Self>;
 }
 
@@ -46,10 +47,12 @@ integer!(i16, "smallint");
 integer!(i32, "integer");
 integer!(i64, "bigint");
 
-/// Parses an integer: sign, decimal digits, blanks around.
+/// Parses an integer: sign, decimal digits, blanks around. Digits that already exceed the type are
+/// out of range, whatever follows them.
 pub(super) fn parse_integer<T: Integer>(text: &str) -> Result<T, SqlError> {
-    let value = parse_i128(text, T::NAME)?;
-    value.and_then(T::narrow).ok_or_else(|| value_out_of_range(text, T::NAME))
+    let (value, whole) = leading_integer(text).ok_or_else(|| invalid_syntax(T::NAME, text))?;
+    let value = T::narrow(value).ok_or_else(|| value_out_of_range(text, T::NAME))?;
+    if whole { Ok(value) } else { Err(invalid_syntax(T::NAME, text)) }
 }
 
 pub(super) fn value_out_of_range(text: &str, type_name: &str) -> SqlError {
@@ -59,35 +62,32 @@ pub(super) fn value_out_of_range(text: &str, type_name: &str) -> SqlError {
     )
 }
 
-/// `None`: more digits than any integer type has.
-fn parse_i128(text: &str, type_name: &str) -> Result<Option<i128>, SqlError> {
+/// The integer that a text begins with, far out of range if it has very many digits, and whether
+/// it is all of the text.
+fn leading_integer(text: &str) -> Option<(i128, bool)> {
     let trimmed = trim(text).as_bytes();
     let (negative, digits) = match trimmed {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
         rest => (false, rest),
     };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(invalid_syntax(type_name, text));
+    let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
+    if end == 0 {
+        return None;
     }
-    let mut value: i128 = 0;
-    for digit in digits {
-        value = value * 10 + i128::from(digit - b'0');
-        if value > i128::from(u64::MAX) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(if negative { -value } else { value }))
+    let value = digits[..end].iter().fold(0_i128, |value, digit| {
+        value.saturating_mul(10).saturating_add(i128::from(digit - b'0'))
+    });
+    Some((if negative { -value } else { value }, end == digits.len()))
 }
 
 /// Parses an `oid`: 32 bits, a negative number wraps around as in PostgreSQL.
 pub(super) fn parse_oid(text: &str) -> Result<u32, SqlError> {
-    let value = parse_i128(text, "oid")?;
-    let oid = value.and_then(|value| {
-        let negative = i32::try_from(value).ok().filter(|v| *v < 0).map(i32::cast_unsigned);
-        negative.or_else(|| u32::try_from(value).ok())
-    });
-    oid.ok_or_else(|| value_out_of_range(text, "oid"))
+    let Some((value, true)) = leading_integer(text) else {
+        return Err(invalid_syntax("oid", text));
+    };
+    let negative = i32::try_from(value).ok().filter(|v| *v < 0).map(i32::cast_unsigned);
+    negative.or_else(|| u32::try_from(value).ok()).ok_or_else(|| value_out_of_range(text, "oid"))
 }
 
 /// Parses a `double precision`.
@@ -214,6 +214,13 @@ fn write_float<F: Float>(value: F, out: &mut BytesMut) {
     // Writing into a fixed buffer of 32 bytes fits 17 digits, sign, point and exponent.
     let _ = write!(text, "{value:e}");
     let (mut digits, mut exponent) = text.split();
+    if may_be_tied(value, digits.as_slice()) {
+        // Halfway between two numbers of so many digits Rust goes up, PostgreSQL to the even one.
+        let precision = digits.len - 1;
+        let mut rounded = Scientific::default();
+        let _ = write!(rounded, "{value:.precision$e}");
+        (digits, exponent) = rounded.split();
+    }
     if is_midpoint(value, digits.as_slice(), exponent) {
         // PostgreSQL never prints a number halfway between two floats, lest another reader round
         // it the other way: one more digit, until it is inside.
@@ -257,6 +264,15 @@ fn write_digits<F: Float>(negative: bool, digits: &[u8], exponent: i32, out: &mu
         out.put_bytes(b'0', exponent.unsigned_abs() as usize - 1);
         out.put_slice(digits);
     }
+}
+
+/// Whether the last of the shortest digits may have been rounded up from a 5 that ends the number:
+/// it is odd, and the number has few enough binary digits behind the point to end there.
+fn may_be_tied<F: Float>(value: F, digits: &[u8]) -> bool {
+    let (significand, binary) = value.parts();
+    let twos = i32::try_from(significand.trailing_zeros()).unwrap_or_default();
+    let most = i32::try_from(F::DIGITS).unwrap_or_default();
+    digits.last().is_some_and(|digit| digit % 2 == 1) && binary + twos >= -most
 }
 
 /// Whether the decimal number lies exactly between `value` and one of its neighbours.
@@ -369,6 +385,9 @@ mod tests {
         assert_eq!(float8(1e23), "9.999999999999999e+22");
         assert_eq!(float8(8.41e21), "8.409999999999999e+21");
         assert_eq!(float4(67_108_896.0), "6.7108896e+07");
+        // These lie halfway between two numbers of so many digits.
+        assert_eq!(float4(1_687_654.25), "1.6876542e+06");
+        assert_eq!(float8(-904_169_666_483_526.25), "-904169666483526.2");
         assert_eq!(float8(5e-324), "5e-324");
         assert_eq!(float8(f64::MIN_POSITIVE), "2.2250738585072014e-308");
         assert_eq!(float8(f64::MAX), "1.7976931348623157e+308");
