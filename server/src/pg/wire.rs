@@ -183,7 +183,7 @@ fn going_down() -> End {
 mod tests {
     use bytes::BufMut;
     use futures::FutureExt;
-    use meridian_truetime::{CostModel, Environment, World};
+    use meridian_truetime::{CostModel, World};
     use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 
     use super::super::cancel::Sessions;
