@@ -192,6 +192,7 @@ fn from_key(pg_type: PgType, value: KeyValue) -> Result<ScalarValue, SqlError> {
         (KeyValue::Int(v), ScalarValue::Int16(_)) => ScalarValue::Int16(i16::try_from(v).ok()),
         (KeyValue::Int(v), ScalarValue::Int32(_)) => ScalarValue::Int32(i32::try_from(v).ok()),
         (KeyValue::Int(v), _) => ScalarValue::Int64(Some(v)),
+        #[expect(clippy::cast_possible_truncation, reason = "it was encoded from an f32")]
         (KeyValue::Float(v), ScalarValue::Float32(_)) => ScalarValue::Float32(Some(v as f32)),
         (KeyValue::Float(v), _) => ScalarValue::Float64(Some(v)),
         (KeyValue::Decimal(v), ScalarValue::Decimal128(_, p, s)) => {

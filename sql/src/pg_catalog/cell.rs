@@ -169,7 +169,7 @@ pub(super) fn array<'a>(
                 _ => &[],
             };
             let offsets = OffsetBuffer::from_lengths(lists.iter().map(|list| items_of(list).len()));
-            let items: Vec<&Cell> = lists.iter().flat_map(|list| items_of(list)).collect();
+            let items: Vec<&Cell> = lists.iter().flat_map(items_of).collect();
             let items = array(item.data_type(), items.into_iter());
             let valid = lists.iter().map(|list| matches!(list, Cell::List(_)));
             Arc::new(ListArray::new(item.clone(), offsets, items, Some(valid.collect())))

@@ -117,14 +117,13 @@ impl VisitorMut for Dialect {
                     *expr = rewritten;
                 }
             }
-            Expr::Identifier(name) => {
+            Expr::Identifier(name)
                 // Reserved in PostgreSQL, but to the parser just a name.
                 if name.quote_style.is_none()
                     && matches!(fold(name).as_str(), "current_schema" | "current_role")
-                {
+                => {
                     *expr = build::call(&fold(name), vec![]);
                 }
-            }
             Expr::BinaryOp { left, op, right } => binary(left, op, right),
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
                 if let Some(list) = build::list_literal(right) {

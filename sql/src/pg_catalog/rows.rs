@@ -98,7 +98,7 @@ struct Attribute<'a> {
 }
 
 fn attributes(world: &World, definition: &Definition) -> Vec<Row> {
-    let attributes = world.relations().flat_map(|relation| Attribute::all(relation));
+    let attributes = world.relations().flat_map(Attribute::all);
     attributes.map(|(position, attribute)| attribute.row(definition, position)).collect()
 }
 

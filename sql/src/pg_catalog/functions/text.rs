@@ -155,7 +155,7 @@ pub(super) fn size_pretty(_: &World, args: &[Cell]) -> Outcome {
 }
 
 fn rounded_half(halves: i64) -> i64 {
-    (halves + if halves < 0 { -1 } else { 1 }) / 2
+    i64::midpoint(halves, if halves < 0 { -1 } else { 1 })
 }
 
 pub(super) fn quote_ident(_: &World, args: &[Cell]) -> Outcome {
