@@ -164,9 +164,7 @@ async fn open(
     fragment: Fragment,
 ) -> Result<Result<FragmentRead, ReadError>, TxnError> {
     let hull = match (fragment.ranges.first(), fragment.ranges.last()) {
-        (Some(first), Some(last)) => {
-            KeyRange { start: first.start.clone(), end: last.end.clone() }
-        }
+        (Some(first), Some(last)) => KeyRange { start: first.start.clone(), end: last.end.clone() },
         _ => return Ok(Err(SqlError::internal("a fragment without ranges").into())),
     };
     let read = node.open_read(tablet, fragment.at, &hull).await?;
@@ -327,10 +325,8 @@ impl Service for FragmentService {
         };
         while let Some(batch) = batches.next().await {
             let message = match batch {
-                Ok(batch) => write_batch(&batch).map_or_else(
-                    |error| Message::Failed(error.into()),
-                    Message::Batch,
-                ),
+                Ok(batch) => write_batch(&batch)
+                    .map_or_else(|error| Message::Failed(error.into()), Message::Batch),
                 Err(error) => Message::Failed(error),
             };
             let bytes = encode(&message).map_err(ServiceError::new)?;

@@ -1,213 +1,105 @@
-//! Rows to bytes and back.
+//! A table's description as the row codec needs it, and keys for people.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::ScalarValue;
-use meridian_storage::{KeyBuilder, KeyReader, KeyType, KeyValue, Order};
+use meridian_storage::{KeyBuilder, KeyReader, Order};
 
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::error::SqlError;
+use crate::row::{KeyColumn, RowCodec, RowColumn, RowSchema};
 use crate::types::{PgType, SessionFormat, text};
 
+/// The codec of a table's rows.
+///
+/// # Errors
+/// When the table has a column of a type that isn't stored.
+pub(crate) fn row_codec(table: &TableInfo) -> Result<RowCodec, SqlError> {
+    let column = |column: &ColumnInfo| RowColumn {
+        id: column.id,
+        name: column.name.clone(),
+        pg_type: column.pg_type,
+        nullable: column.nullable,
+    };
+    let key = |&position: &usize| KeyColumn { position, order: Order::Asc };
+    RowCodec::new(RowSchema {
+        root: table.root,
+        table: table.id,
+        columns: table.columns.iter().map(column).collect(),
+        key: table.primary_key.iter().map(key).collect(),
+        root_key_columns: table.primary_key.len(),
+    })
+}
+
+/// Arrow's schema of a table.
 pub(crate) fn schema(table: &TableInfo) -> SchemaRef {
     let all: Vec<usize> = (0..table.columns.len()).collect();
     projected_schema(table, &all)
 }
 
+/// Arrow's schema of some of a table's columns.
 pub(crate) fn projected_schema(table: &TableInfo, projection: &[usize]) -> SchemaRef {
-    let fields: Vec<_> = projection
-        .iter()
-        .map(|&position| {
-            let column = &table.columns[position];
-            column.pg_type.field(&column.name, column.nullable)
-        })
-        .collect();
-    Arc::new(Schema::new(fields))
+    let field = |&position: &usize| {
+        let column = &table.columns[position];
+        column.pg_type.field(&column.name, column.nullable)
+    };
+    Arc::new(Schema::new(projection.iter().map(field).collect::<Vec<_>>()))
 }
 
+/// What all keys of a table begin with.
 pub(crate) fn key_prefix(table: &TableInfo) -> Vec<u8> {
     KeyBuilder::new().table(table.root).finish()
 }
 
-/// A complete key: after the root's columns comes the table's own id.
-pub(crate) fn complete_key(table: &TableInfo, prefix: Vec<u8>) -> Vec<u8> {
-    KeyBuilder::from_prefix(&prefix).table(table.id).finish()
+/// The bytes of columns of a table's key, one by one.
+pub(crate) struct KeyParts<'t> {
+    table: &'t TableInfo,
+    codec: RowCodec,
 }
 
-/// The bytes of one column of a key; `None` where the value isn't of the column's type.
-pub(crate) fn key_component(column: &ColumnInfo, value: &ScalarValue) -> Option<Vec<u8>> {
+impl<'t> KeyParts<'t> {
+    /// # Errors
+    /// As [`row_codec`].
+    pub(crate) fn new(table: &'t TableInfo) -> Result<Self, SqlError> {
+        Ok(Self { table, codec: row_codec(table)? })
+    }
+
+    /// The bytes of one column; `None` where the value isn't one of the column's type.
+    pub(crate) fn part(&self, place: usize, value: &ScalarValue) -> Option<Vec<u8>> {
+        let column = self.table.key_columns().nth(place)?;
+        let value = fitting(column, value)?;
+        // NULLs in front, whose encoding is cut off again.
+        let mut values = vec![ScalarValue::Null; place];
+        let front = self.codec.key_of(&values).ok()?.len();
+        values.push(value);
+        let mut key = self.codec.key_of(&values).ok()?;
+        if place + 1 == self.table.primary_key.len() {
+            key.truncate(key.len() - own_id(self.table).len());
+        }
+        Some(key.split_off(front))
+    }
+
+    /// A complete key from the bytes of all its columns: the table's own id comes last.
+    pub(crate) fn complete(&self, mut columns: Vec<u8>) -> Vec<u8> {
+        columns.extend(own_id(self.table));
+        columns
+    }
+}
+
+fn own_id(table: &TableInfo) -> Vec<u8> {
+    KeyBuilder::new().table(table.id).finish()
+}
+
+/// The same value in the column's Arrow type, if there is one.
+fn fitting(column: &ColumnInfo, value: &ScalarValue) -> Option<ScalarValue> {
     let target = column.pg_type.arrow_type();
-    let value = if value.data_type() == target {
-        value.clone()
-    } else {
-        let cast = value.cast_to(&target).ok()?;
-        if cast.cast_to(&value.data_type()).ok()? != *value {
-            return None;
-        }
-        cast
-    };
-    Some(KeyBuilder::new().value(&to_key(column.pg_type, &value)?, Order::Asc).finish())
-}
-
-pub(crate) fn encode_key(table: &TableInfo, key: &[ScalarValue]) -> Result<Vec<u8>, SqlError> {
-    let mut builder = KeyBuilder::new().table(table.root);
-    for (column, value) in table.key_columns().zip(key) {
-        let value = to_key(column.pg_type, value).ok_or_else(bad)?;
-        builder = builder.value(&value, Order::Asc);
+    let own = value.data_type();
+    if own == target {
+        return Some(value.clone());
     }
-    Ok(builder.table(table.id).finish())
-}
-
-pub(crate) fn encode_row(
-    table: &TableInfo,
-    values: &[ScalarValue],
-) -> Result<(Vec<u8>, Vec<u8>), SqlError> {
-    let key: Vec<_> = table.primary_key.iter().map(|&p| values[p].clone()).collect();
-    let mut value = KeyBuilder::new();
-    for (position, column) in table.columns.iter().enumerate() {
-        if !table.is_key_column(position) {
-            let v = to_key(column.pg_type, &values[position]).ok_or_else(bad)?;
-            value = value.value(&v, Order::Asc);
-        }
-    }
-    Ok((encode_key(table, &key)?, value.finish()))
-}
-
-pub(crate) fn decode_key(table: &TableInfo, key: &[u8]) -> Result<Vec<ScalarValue>, SqlError> {
-    let mut reader = KeyReader::new(key);
-    reader.table().map_err(|_| bad())?;
-    table
-        .key_columns()
-        .map(|column| {
-            let value = reader.value(kind(column.pg_type), Order::Asc).map_err(|_| bad())?;
-            from_key(column.pg_type, value)
-        })
-        .collect()
-}
-
-pub(crate) fn decode_row(
-    table: &TableInfo,
-    key: &[u8],
-    value: &[u8],
-) -> Result<Vec<ScalarValue>, SqlError> {
-    let mut values = vec![ScalarValue::Null; table.columns.len()];
-    for (&position, value) in table.primary_key.iter().zip(decode_key(table, key)?) {
-        values[position] = value;
-    }
-    let mut reader = KeyReader::new(value);
-    for (position, column) in table.columns.iter().enumerate() {
-        if !table.is_key_column(position) {
-            let v = reader.value(kind(column.pg_type), Order::Asc).map_err(|_| bad())?;
-            values[position] = from_key(column.pg_type, v)?;
-        }
-    }
-    Ok(values)
-}
-
-pub(crate) struct Decoder {
-    table: Arc<TableInfo>,
-    columns: Vec<usize>,
-    rows: Vec<Vec<ScalarValue>>,
-}
-
-impl Decoder {
-    pub(crate) fn new(table: &Arc<TableInfo>, columns: &[usize], _: usize) -> Self {
-        Self { table: Arc::clone(table), columns: columns.to_vec(), rows: Vec::new() }
-    }
-
-    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), SqlError> {
-        self.rows.push(decode_row(&self.table, key, value)?);
-        Ok(())
-    }
-
-    pub(crate) fn finish(self) -> Result<RecordBatch, SqlError> {
-        let schema = projected_schema(&self.table, &self.columns);
-        let arrays: Vec<ArrayRef> = self
-            .columns
-            .iter()
-            .map(|&c| {
-                if self.rows.is_empty() {
-                    return datafusion::arrow::array::new_empty_array(
-                        &self.table.columns[c].pg_type.arrow_type(),
-                    );
-                }
-                ScalarValue::iter_to_array(self.rows.iter().map(|r| r[c].clone())).unwrap()
-            })
-            .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
-        RecordBatch::try_new_with_options(schema, arrays, &options).map_err(|_| bad())
-    }
-}
-
-fn bad() -> SqlError {
-    SqlError::corrupted("a row's bytes make no sense")
-}
-
-fn kind(pg_type: PgType) -> KeyType {
-    match pg_type {
-        PgType::Bool => KeyType::Bool,
-        PgType::Int2 | PgType::Int4 | PgType::Int8 => KeyType::Int,
-        PgType::Float4 | PgType::Float8 => KeyType::Float,
-        PgType::Numeric { .. } => KeyType::Decimal,
-        PgType::Bytea => KeyType::Bytes,
-        PgType::Date => KeyType::Date,
-        PgType::Time => KeyType::Time,
-        PgType::Timestamp | PgType::Timestamptz => KeyType::Timestamp,
-        PgType::Interval => KeyType::Interval,
-        PgType::Uuid => KeyType::Uuid,
-        _ => KeyType::Text,
-    }
-}
-
-fn to_key(_: PgType, value: &ScalarValue) -> Option<KeyValue> {
-    if value.is_null() {
-        return Some(KeyValue::Null);
-    }
-    Some(match value {
-        ScalarValue::Boolean(Some(v)) => KeyValue::Bool(*v),
-        ScalarValue::Int16(Some(v)) => KeyValue::Int(i64::from(*v)),
-        ScalarValue::Int32(Some(v)) => KeyValue::Int(i64::from(*v)),
-        ScalarValue::Int64(Some(v)) => KeyValue::Int(*v),
-        ScalarValue::Float32(Some(v)) => KeyValue::Float(f64::from(*v)),
-        ScalarValue::Float64(Some(v)) => KeyValue::Float(*v),
-        ScalarValue::Decimal128(Some(v), _, _) => KeyValue::Decimal(*v),
-        ScalarValue::Utf8(Some(v)) => KeyValue::Text(v.clone()),
-        ScalarValue::Binary(Some(v)) => KeyValue::Bytes(v.clone()),
-        ScalarValue::Date32(Some(v)) => KeyValue::Date(*v),
-        ScalarValue::Time64Microsecond(Some(v)) => KeyValue::Time(*v),
-        ScalarValue::TimestampMicrosecond(Some(v), _) => KeyValue::Timestamp(*v),
-        ScalarValue::FixedSizeBinary(16, Some(v)) => KeyValue::Uuid(v.as_slice().try_into().ok()?),
-        _ => return None,
-    })
-}
-
-fn from_key(pg_type: PgType, value: KeyValue) -> Result<ScalarValue, SqlError> {
-    let null = ScalarValue::try_from(&pg_type.arrow_type()).map_err(|_| bad())?;
-    Ok(match (value, &null) {
-        (KeyValue::Null, _) => null,
-        (KeyValue::Bool(v), _) => ScalarValue::Boolean(Some(v)),
-        (KeyValue::Int(v), ScalarValue::Int16(_)) => ScalarValue::Int16(i16::try_from(v).ok()),
-        (KeyValue::Int(v), ScalarValue::Int32(_)) => ScalarValue::Int32(i32::try_from(v).ok()),
-        (KeyValue::Int(v), _) => ScalarValue::Int64(Some(v)),
-        #[expect(clippy::cast_possible_truncation, reason = "it was encoded from an f32")]
-        (KeyValue::Float(v), ScalarValue::Float32(_)) => ScalarValue::Float32(Some(v as f32)),
-        (KeyValue::Float(v), _) => ScalarValue::Float64(Some(v)),
-        (KeyValue::Decimal(v), ScalarValue::Decimal128(_, p, s)) => {
-            ScalarValue::Decimal128(Some(v), *p, *s)
-        }
-        (KeyValue::Text(v), _) => ScalarValue::Utf8(Some(v)),
-        (KeyValue::Bytes(v), _) => ScalarValue::Binary(Some(v)),
-        (KeyValue::Date(v), _) => ScalarValue::Date32(Some(v)),
-        (KeyValue::Time(v), _) => ScalarValue::Time64Microsecond(Some(v)),
-        (KeyValue::Timestamp(v), ScalarValue::TimestampMicrosecond(_, tz)) => {
-            ScalarValue::TimestampMicrosecond(Some(v), tz.clone())
-        }
-        (KeyValue::Uuid(v), _) => ScalarValue::FixedSizeBinary(16, Some(v.to_vec())),
-        _ => return Err(bad()),
-    })
+    let cast = value.cast_to(&target).ok()?;
+    (cast.cast_to(&own).ok()? == *value).then_some(cast)
 }
 
 /// As many of a key's columns as its bytes hold, written out.
@@ -222,24 +114,24 @@ pub(crate) struct PartialKey {
 impl PartialKey {
     /// The columns at the beginning of a key.
     pub(crate) fn read(table: &TableInfo, key: &[u8]) -> Self {
-        let mut reader = KeyReader::new(key);
-        let mut values = Vec::new();
-        if reader.table().is_err() {
+        let Ok(codec) = row_codec(table) else {
             return Self::default();
-        }
-        for column in table.key_columns() {
-            if reader.is_empty() {
-                return Self { values, complete: true };
-            }
-            let Ok(value) = reader.value(kind(column.pg_type), Order::Asc) else {
-                return Self { values, complete: false };
-            };
-            let Ok(value) = from_key(column.pg_type, value) else {
-                return Self { values, complete: false };
-            };
-            values.push(quoted(&value, column.pg_type));
-        }
-        let complete = reader.is_empty() || reader.table().is_ok() && reader.is_empty();
+        };
+        let own_id = own_id(table);
+        // A whole key ends with the table's own id; a bound may be cut off before it.
+        let values = key
+            .strip_suffix(own_id.as_slice())
+            .and_then(|columns| codec.decode_key(columns).ok())
+            .filter(|values| values.len() == table.primary_key.len())
+            .map_or_else(|| codec.decode_key(key), Ok);
+        let Ok(values) = values else {
+            return Self::default();
+        };
+        // What was decoded must be all there is.
+        let again = codec.key_of(&values).unwrap_or_default();
+        let complete = again == key || again.strip_suffix(own_id.as_slice()) == Some(key);
+        let values =
+            table.key_columns().zip(&values).map(|(c, value)| quoted(value, c.pg_type)).collect();
         Self { values, complete }
     }
 

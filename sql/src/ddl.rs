@@ -157,8 +157,9 @@ fn new_name(scope: &Scope, name: &ast::ObjectName) -> Result<(String, String), S
             };
             (schema.to_owned(), table.to_string())
         }
-        TableReference::Partial { schema, table }
-        | TableReference::Full { schema, table, .. } => (schema.to_string(), table.to_string()),
+        TableReference::Partial { schema, table } | TableReference::Full { schema, table, .. } => {
+            (schema.to_string(), table.to_string())
+        }
     };
     check_name(&name)?;
     match schema.as_str() {
@@ -211,8 +212,9 @@ fn columns(create: &ast::CreateTable) -> Result<(Vec<ColumnInfo>, Vec<usize>), S
         return Err(SqlError::new(SqlState::INVALID_TABLE_DEFINITION, message));
     }
     let Some(key) = keys.pop() else {
-        return Err(SqlError::unsupported("a table without a primary key is not supported")
-            .hint("Rows are stored in the order of their primary key: PRIMARY KEY (column, ...)."));
+        return Err(SqlError::unsupported("a table without a primary key is not supported").hint(
+            "Rows are stored in the order of their primary key: PRIMARY KEY (column, ...).",
+        ));
     };
     if key.len() > MAX_KEY_COLUMNS {
         let message = format!("cannot use more than {MAX_KEY_COLUMNS} columns in an index");

@@ -77,7 +77,9 @@ fn read_options(options: &[ast::UtilityOption]) -> Result<bool, SqlError> {
             "verbose" | "costs" | "buffers" | "timing" | "summary" | "settings" | "wal" => {}
             "format" if argument.as_deref() == Some("text") => {}
             _ => {
-                return Err(SqlError::unsupported(format!("EXPLAIN option {option} is not supported")));
+                return Err(SqlError::unsupported(format!(
+                    "EXPLAIN option {option} is not supported"
+                )));
             }
         }
     }
@@ -130,7 +132,8 @@ fn render(
     let below = "      ".repeat(depth) + "  ";
     if let Some(scan) = plan.downcast_ref::<ScanExec>() {
         lines.push(format!("{indent}{}", title(scan.scan())));
-        lines.extend(details(tablets, scan.scan()).into_iter().map(|line| format!("{below}{line}")));
+        lines
+            .extend(details(tablets, scan.scan()).into_iter().map(|line| format!("{below}{line}")));
         if analyzed {
             lines.push(format!("{below}{}", actual(scan)));
         }

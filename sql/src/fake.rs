@@ -13,9 +13,7 @@ use meridian_txn::{
     WriteRequest, table_range,
 };
 
-use crate::cluster_view::{
-    ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow,
-};
+use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
 use crate::error::SqlError;
 use crate::fragment::{self, Fragment, RowView};
 use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
@@ -58,7 +56,12 @@ impl FakeTablets {
         let state =
             State { now: 1_790_000_000_000_000_000, tablets: vec![system], ..State::default() };
         let functions = crate::plan::planner::base_state(Arc::default()).task_ctx();
-        Self { env: world.node(1), state: Arc::new(Mutex::new(state)), functions, reads: Arc::default() }
+        Self {
+            env: world.node(1),
+            state: Arc::new(Mutex::new(state)),
+            functions,
+            reads: Arc::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -11,13 +11,13 @@ use datafusion::arrow::array::BooleanArray;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::cast::as_boolean_array;
 use datafusion::common::DFSchema;
+use datafusion::common::cast::as_boolean_array;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::Expr;
-use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_proto::bytes::Serializeable;
 use futures::StreamExt;
@@ -28,10 +28,11 @@ use meridian_txn::{ReadAt, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::TableInfo;
-use crate::codec::{self, Decoder};
+use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::strip_qualifiers;
+use crate::row::RowCodec;
 use crate::tablets::ReadError;
 
 /// The most rows read from the snapshot before a batch is sent or another task may run.
@@ -102,9 +103,7 @@ impl Fragment {
         let filters: Result<Vec<_>, SqlError> = wire
             .filters
             .iter()
-            .map(|filter| {
-                Expr::from_bytes_with_ctx(filter, functions).map_err(|e| sql_error(&e))
-            })
+            .map(|filter| Expr::from_bytes_with_ctx(filter, functions).map_err(|e| sql_error(&e)))
             .collect();
         let columns = wire.table.columns.len();
         let projection: Vec<usize> = wire.projection.iter().map(|&p| p as usize).collect();
@@ -163,6 +162,7 @@ pub(crate) fn run(
 struct Run {
     fragment: Fragment,
     view: Arc<dyn RowView>,
+    codec: RowCodec,
     /// The columns that are decoded: those of the projection, then those that only filters need.
     columns: Vec<usize>,
     filter: Option<Arc<dyn PhysicalExpr>>,
@@ -188,8 +188,13 @@ impl Run {
             let schema = DFSchema::try_from(codec::projected_schema(table, &columns))
                 .map_err(|e| sql_error(&e))?;
             let props = ExecutionProps::new();
-            let compiled =
-                create_physical_expr(&condition, &schema, &props, &PhysicalPlanningContext::default()).map_err(|e| sql_error(&e))?;
+            let compiled = create_physical_expr(
+                &condition,
+                &schema,
+                &props,
+                &PhysicalPlanningContext::default(),
+            )
+            .map_err(|e| sql_error(&e))?;
             filter = Some(crate::plan::checked::checked(compiled).map_err(|e| sql_error(&e))?);
         }
         let output = codec::projected_schema(table, &fragment.projection);
@@ -198,7 +203,8 @@ impl Run {
             // Ranges are taken from the back.
             fragment.ranges.reverse();
         }
-        Ok(Self { fragment, view, columns, filter, output, left })
+        let codec = codec::row_codec(&fragment.table)?;
+        Ok(Self { fragment, view, codec, columns, filter, output, left })
     }
 
     fn done(&self) -> bool {
@@ -211,7 +217,7 @@ impl Run {
             None => self.left.min(CHUNK_ROWS),
             Some(_) => CHUNK_ROWS,
         };
-        let mut decoder = Decoder::new(&self.fragment.table, &self.columns, want.min(256));
+        let mut decoder = self.codec.decoder(&self.columns, want.min(256));
         let (mut count, mut size) = (0, 0);
         while count < want && size < CHUNK_BYTES {
             let Some(range) = self.fragment.ranges.last_mut() else {

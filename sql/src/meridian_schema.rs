@@ -106,8 +106,7 @@ fn schema(view: View) -> SchemaRef {
             ("size_bytes", PgType::Int8),
         ],
     };
-    let fields: Vec<_> =
-        columns.iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
+    let fields: Vec<_> = columns.iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
     Arc::new(Schema::new(fields))
 }
 

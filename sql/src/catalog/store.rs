@@ -13,6 +13,7 @@ use super::model::{ColumnInfo, TableInfo};
 use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::txn_error;
+use crate::row::RowCodec;
 use crate::tablets::{SYSTEM_TABLET, Tablets};
 use crate::types::PgType;
 
@@ -32,8 +33,7 @@ pub(crate) async fn read(
     let mut rows = Vec::new();
     let read_at = loop {
         let request = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
-        let page =
-            tablets.scan(SYSTEM_TABLET, request).await.map_err(|error| txn_error(&error))?;
+        let page = tablets.scan(SYSTEM_TABLET, request).await.map_err(|error| txn_error(&error))?;
         let next = page.rows.last().map(|row| [row.key.as_slice(), &[0]].concat());
         rows.extend(page.rows);
         match next {
@@ -44,17 +44,17 @@ pub(crate) async fn read(
             _ => break page.at,
         }
     };
-    let (tables_system, columns_system) = (system(TABLES), system(COLUMNS));
+    let (tables_codec, columns_codec) = (system_codec(TABLES)?, system_codec(COLUMNS)?);
     let mut tables = BTreeMap::new();
     let mut columns: BTreeMap<u64, Vec<(ColumnInfo, Option<i32>)>> = BTreeMap::new();
-    let columns_from = codec::key_prefix(&columns_system);
+    let columns_from = columns_codec.root_prefix();
     for row in rows {
         if row.key < columns_from {
-            let values = codec::decode_row(&tables_system, &row.key, &row.value)?;
+            let values = tables_codec.decode_scalars(&row.key, &row.value)?;
             let table = table_from(&values)?;
             tables.insert(table.id, table);
         } else {
-            let values = codec::decode_row(&columns_system, &row.key, &row.value)?;
+            let values = columns_codec.decode_scalars(&row.key, &row.value)?;
             let id = id_from(&values, 0)?;
             columns.entry(id).or_default().push(column_from(&values)?);
         }
@@ -118,7 +118,7 @@ pub(crate) fn create(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
 /// When a value can't be encoded.
 pub(crate) fn drop(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
     let delete = |id, key: &[ScalarValue]| {
-        Ok::<_, SqlError>(Mutation::Delete { key: codec::encode_key(&system(id), key)? })
+        Ok::<_, SqlError>(Mutation::Delete { key: system_codec(id)?.key_of(key)? })
     };
     let mut mutations = vec![delete(NAMES, &name_key(table))?, delete(TABLES, &[int8(table.id)])?];
     for position in 0..table.columns.len() {
@@ -132,7 +132,7 @@ pub(crate) fn drop(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
 /// # Errors
 /// When a value can't be encoded.
 pub(crate) fn name_row_key(table: &TableInfo) -> Result<Vec<u8>, SqlError> {
-    codec::encode_key(&system(NAMES), &name_key(table))
+    system_codec(NAMES)?.key_of(&name_key(table))
 }
 
 /// The id of the table that a row of a name belongs to.
@@ -140,7 +140,7 @@ pub(crate) fn name_row_key(table: &TableInfo) -> Result<Vec<u8>, SqlError> {
 /// # Errors
 /// When the row makes no sense.
 pub(crate) fn named_table(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
-    id_from(&codec::decode_row(&system(NAMES), key, value)?, 2)
+    id_from(&system_codec(NAMES)?.decode_scalars(key, value)?, 2)
 }
 
 /// The key of a counter's row.
@@ -148,7 +148,7 @@ pub(crate) fn named_table(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
 /// # Errors
 /// When the name can't be encoded.
 pub(crate) fn counter_key(name: &str) -> Result<Vec<u8>, SqlError> {
-    codec::encode_key(&system(COUNTERS), &[text(name)])
+    system_codec(COUNTERS)?.key_of(&[text(name)])
 }
 
 /// The next free id that a counter's row holds.
@@ -156,7 +156,7 @@ pub(crate) fn counter_key(name: &str) -> Result<Vec<u8>, SqlError> {
 /// # Errors
 /// When the row makes no sense.
 pub(crate) fn counter_value(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
-    id_from(&codec::decode_row(&system(COUNTERS), key, value)?, 1)
+    id_from(&system_codec(COUNTERS)?.decode_scalars(key, value)?, 1)
 }
 
 /// Sets a counter.
@@ -164,7 +164,7 @@ pub(crate) fn counter_value(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
 /// # Errors
 /// When a value can't be encoded.
 pub(crate) fn set_counter(name: &str, next: u64) -> Result<Mutation, SqlError> {
-    let (key, value) = codec::encode_row(&system(COUNTERS), &[text(name), int8(next)])?;
+    let (key, value) = system_codec(COUNTERS)?.encode_scalars(&[text(name), int8(next)])?;
     Ok(Mutation::Put { key, value })
 }
 
@@ -175,8 +175,12 @@ fn system(id: u64) -> Arc<TableInfo> {
     tables.swap_remove(position.unwrap_or(0))
 }
 
+fn system_codec(id: u64) -> Result<RowCodec, SqlError> {
+    codec::row_codec(&system(id))
+}
+
 fn insert(id: u64, values: &[ScalarValue]) -> Result<Mutation, SqlError> {
-    let (key, value) = codec::encode_row(&system(id), values)?;
+    let (key, value) = system_codec(id)?.encode_scalars(values)?;
     Ok(Mutation::Insert { key, value })
 }
 

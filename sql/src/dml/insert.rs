@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast;
 
-use super::values::{Defaults, Evaluator, Given, is_default};
-use super::{Changes, MAX_BYTES, Write, add_row, reading_plan, target};
+use super::values::{Defaults, Evaluator, is_default};
+use super::{Changes, MAX_BYTES, Write, add_rows, reading_plan, target};
 use crate::catalog::TableInfo;
+use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::planner::Scope;
 use crate::session::{Inference, Parameters, QueryError, Reading, Session, rewritten};
 use crate::types::PgType;
+use crate::types::assign::assign_array;
 
 type Row = ast::Parens<Vec<ast::Expr>>;
 
@@ -36,54 +38,73 @@ pub(super) async fn plan(
 ) -> Result<Write, QueryError> {
     refuse(insert)?;
     let table = target::table(scope, table_name(insert)?)?;
-    let columns = columns(&table, insert)?;
-    let mut changes = Changes::default();
+    let targets = columns(&table, insert)?;
+    let codec = codec::row_codec(&table)?;
     let evaluator = Evaluator::new(scope, parameters);
     let defaults = Defaults::new(&evaluator, &table)?;
-    let mut scanned = Vec::new();
-    let mut count = 0;
+    let mut changes = Changes::default();
     match source(insert) {
         Source::Defaults => {
-            add_row(&table, &default_row(&table, &defaults, &[])?, &mut changes)?;
-            count = 1;
+            let arrays = value_columns(&table, &evaluator, &defaults, &[], &[&[]])?;
+            add_rows(&table, &codec, &arrays, &mut changes)?;
+            Ok(Write { table, changes, scanned: Vec::new(), count: 1 })
         }
         Source::Rows(rows) => {
-            let columns = check_widths(&columns, rows, insert)?;
-            for row in rows {
-                let mut values = default_row(&table, &defaults, columns)?;
-                for (expr, &position) in row.content.iter().zip(columns) {
-                    values[position] = if is_default(expr) {
-                        defaults.value(&table, position)?
-                    } else {
-                        evaluator.value(expr, &table.columns[position])?
-                    };
-                }
-                add_row(&table, &values, &mut changes)?;
-                count += 1;
-            }
+            let targets = check_widths(&targets, rows, insert)?;
+            let rows: Vec<&[ast::Expr]> = rows.iter().map(|row| row.content.as_slice()).collect();
+            let arrays = value_columns(&table, &evaluator, &defaults, targets, &rows)?;
+            add_rows(&table, &codec, &arrays, &mut changes)?;
+            Ok(Write { table, changes, scanned: Vec::new(), count: rows.len() as u64 })
         }
         Source::Query(query) => {
             let plan = reading_plan(scope, &table, query, parameters)?;
-            let columns = check_width(&columns, plan.schema().fields().len(), insert)?;
+            let targets = check_width(&targets, plan.schema().fields().len(), insert)?;
             let types: Vec<PgType> =
                 plan.schema().fields().iter().map(|field| PgType::of_field(field)).collect();
             let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+            let mut count = 0;
             for batch in &reading.batches {
-                for row in 0..batch.num_rows() {
-                    let mut values = default_row(&table, &defaults, columns)?;
-                    for (source, &position) in columns.iter().enumerate() {
-                        let value = cell(batch, source, row)?;
-                        let given = Given::Value(value, types[source]);
-                        values[position] = given.assign(&table.columns[position], &scope.format)?;
+                let rows = batch.num_rows();
+                let column = |position: usize| match targets.iter().position(|&t| t == position) {
+                    Some(source) => {
+                        let (values, column) = (batch.column(source), &table.columns[position]);
+                        let (from, to) = (types[source], column.pg_type);
+                        assign_array(values, from, to, &column.name, &scope.format)
                     }
-                    add_row(&table, &values, &mut changes)?;
-                    count += 1;
-                }
+                    None => defaults.array(&table, position, rows),
+                };
+                let arrays: Result<Vec<_>, _> = (0..table.columns.len()).map(column).collect();
+                add_rows(&table, &codec, &arrays?, &mut changes)?;
+                count += rows as u64;
             }
-            scanned = reading.statement.take_scanned();
+            let scanned = reading.statement.take_scanned();
+            Ok(Write { table, changes, scanned, count })
         }
     }
-    Ok(Write { table, changes, scanned, count })
+}
+
+/// The columns of rows of expressions; those that aren't given have their defaults.
+fn value_columns(
+    table: &TableInfo,
+    evaluator: &Evaluator<'_>,
+    defaults: &Defaults<'_>,
+    targets: &[usize],
+    rows: &[&[ast::Expr]],
+) -> Result<Vec<ArrayRef>, SqlError> {
+    let value = |position: usize, source: usize, row: &&[ast::Expr]| match row.get(source) {
+        Some(expr) if is_default(expr) => defaults.value(table, position),
+        Some(expr) => evaluator.value(expr, &table.columns[position]),
+        None => Err(SqlError::internal("a row of VALUES is too short")),
+    };
+    let column = |position: usize| {
+        let Some(source) = targets.iter().position(|&target| target == position) else {
+            return defaults.array(table, position, rows.len());
+        };
+        let values: Result<Vec<_>, _> =
+            rows.iter().map(|row| value(position, source, row)).collect();
+        ScalarValue::iter_to_array(values?).map_err(|e| sql_error(&e))
+    };
+    (0..table.columns.len()).map(column).collect()
 }
 
 /// The table and the plan of the query that an INSERT reads, if it reads any.
@@ -99,31 +120,6 @@ pub(super) fn reading(
         Source::Rows(_) | Source::Defaults => None,
     };
     Ok((table, plan))
-}
-
-/// A row in which the columns that the statement doesn't give have their defaults.
-fn default_row(
-    table: &TableInfo,
-    defaults: &Defaults<'_>,
-    given: &[usize],
-) -> Result<Vec<ScalarValue>, SqlError> {
-    (0..table.columns.len())
-        .map(|position| {
-            if given.contains(&position) {
-                Ok(ScalarValue::Null)
-            } else {
-                defaults.value(table, position)
-            }
-        })
-        .collect()
-}
-
-pub(super) fn cell(
-    batch: &RecordBatch,
-    column: usize,
-    row: usize,
-) -> Result<ScalarValue, SqlError> {
-    ScalarValue::try_from_array(batch.column(column), row).map_err(|e| sql_error(&e))
 }
 
 fn source(insert: &ast::Insert) -> Source<'_> {
@@ -218,7 +214,9 @@ pub(crate) fn infer(
                 }
             }
             let schema = datafusion::common::DFSchema::empty();
-            for expr in rows.iter().flat_map(|row| &row.content).filter(|expr| has_placeholder(expr)) {
+            for expr in
+                rows.iter().flat_map(|row| &row.content).filter(|expr| has_placeholder(expr))
+            {
                 let planned = scope.plan_expression(expr.clone(), &schema, &inference.fields())?;
                 inference.learn_expr(&planned).map_err(|e| sql_error(&e))?;
             }
@@ -255,4 +253,3 @@ fn has_placeholder(expr: &ast::Expr) -> bool {
     });
     found.is_break()
 }
-

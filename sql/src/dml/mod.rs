@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
@@ -32,8 +33,10 @@ use crate::codec;
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::{sql_error, txn_error};
 use crate::plan::planner::Scope;
+use crate::row::RowCodec;
 use crate::scan::Scanned;
-use crate::session::{Outcome, Parameters, QueryError, Session, tablet_table};
+use crate::session::{Outcome, Parameters, QueryError, Session, Staleness, tablet_table};
+use crate::types::SessionFormat;
 
 /// How long a statement is run again and again because others came first.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,14 +94,25 @@ async fn run(
     let deadline = env.moment().plus(PATIENCE);
     let mut pause = PAUSE.0;
     loop {
+        let catalog = session.engine().catalog.snapshot().version;
         let error = match attempt(session, statement, parameters).await {
             Ok(count) => return Ok(Outcome::Done { tag: statement.tag(count) }),
             Err(error) => error,
         };
-        let (refresh, sql) = match error {
+        let sql = match error {
             Failure::Final(error) => return Err(error),
-            Failure::Stale(error) => (true, error),
-            Failure::Conflict => (false, txn_error(&TxnError::Conflict)),
+            Failure::Suspect(error) => {
+                // Only a newer catalog could make a difference.
+                if !session.refresh_if_older(catalog).await? {
+                    return Err(error);
+                }
+                continue;
+            }
+            Failure::Stale(error) => {
+                session.engine().catalog.refresh().await?;
+                error
+            }
+            Failure::Conflict => txn_error(&TxnError::Conflict),
         };
         if env.moment().plus(pause) > deadline {
             return Err(sql);
@@ -107,13 +121,6 @@ async fn run(
         let jitter = u32::try_from(env.random() % 1_000).unwrap_or(0);
         env.sleep(pause / 2 + pause * jitter / 1_000).await;
         pause = (pause * 2).min(PAUSE.1);
-        if refresh {
-            let before = session.engine().catalog.snapshot();
-            let after = session.engine().catalog.refresh().await?;
-            if before.version == after.version && sql.sqlstate == SqlState::UNDEFINED_TABLE {
-                return Err(sql);
-            }
-        }
     }
 }
 
@@ -121,6 +128,8 @@ async fn run(
 enum Failure {
     /// The client is told.
     Final(SqlError),
+    /// The client is told, unless the catalog has changed since.
+    Suspect(SqlError),
     /// To be tried again with a fresh catalog.
     Stale(SqlError),
     /// To be tried again.
@@ -129,7 +138,11 @@ enum Failure {
 
 impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
-        if error.stale { Self::Stale(error.sql) } else { Self::Final(error.sql) }
+        match error.staleness {
+            Staleness::No => Self::Final(error.sql),
+            Staleness::Possible => Self::Suspect(error.sql),
+            Staleness::Certain => Self::Stale(error.sql),
+        }
     }
 }
 
@@ -309,43 +322,45 @@ impl Changes {
 fn duplicate_key(table: &TableInfo, key: &[u8]) -> SqlError {
     let constraint = table.primary_key_name();
     let error = SqlError::unique(&table.schema, &table.name, &constraint);
-    let Ok(values) = codec::decode_key(table, key) else {
-        return error;
-    };
-    let names: Vec<_> = table.key_columns().map(|column| column.name.as_str()).collect();
-    let values: Vec<_> = table
-        .key_columns()
-        .zip(&values)
-        .map(|(column, value)| codec::display(value, column.pg_type))
-        .collect();
-    error.detail(format!("Key ({})=({}) already exists.", names.join(", "), values.join(", ")))
+    let described = codec::row_codec(table)
+        .and_then(|codec| codec.describe_key(key, &SessionFormat::default()));
+    match described {
+        Ok(described) => error.detail(format!("Key {described} already exists.")),
+        Err(_) => error,
+    }
 }
 
 /// `23502` with the row that fails.
-fn null_value(table: &TableInfo, position: usize, row: &[ScalarValue]) -> SqlError {
-    let values: Vec<_> = table
-        .columns
-        .iter()
-        .zip(row)
-        .map(|(column, value)| codec::display(value, column.pg_type))
-        .collect();
+fn null_value(table: &TableInfo, position: usize, columns: &[ArrayRef], row: usize) -> SqlError {
+    let cell = |(column, array): (&ColumnInfo, &ArrayRef)| {
+        let value = ScalarValue::try_from_array(array, row).unwrap_or(ScalarValue::Null);
+        codec::display(&value, column.pg_type)
+    };
+    let values: Vec<_> = table.columns.iter().zip(columns).map(cell).collect();
     SqlError::not_null(&table.schema, &table.name, &table.columns[position].name)
         .detail(format!("Failing row contains ({}).", values.join(", ")))
 }
 
-/// Checks a complete row and adds it.
-fn add_row(
+/// Checks complete rows, all columns in the table's order, and adds them.
+fn add_rows(
     table: &TableInfo,
-    row: &[ScalarValue],
+    codec: &RowCodec,
+    columns: &[ArrayRef],
     changes: &mut Changes,
 ) -> Result<(), SqlError> {
-    for (position, column) in table.columns.iter().enumerate() {
-        if row[position].is_null() && (!column.nullable || table.is_key_column(position)) {
-            return Err(null_value(table, position, row));
-        }
+    let first_null = |(position, array): (usize, &ArrayRef)| {
+        let required = !table.columns[position].nullable && array.null_count() > 0;
+        let row = required.then(|| (0..array.len()).find(|&row| array.is_null(row)))??;
+        Some((row, position))
+    };
+    if let Some((row, position)) = columns.iter().enumerate().filter_map(first_null).min() {
+        return Err(null_value(table, position, columns, row));
     }
-    let (key, value) = codec::encode_row(table, row)?;
-    changes.add(table, key, value)
+    let encoder = codec.encoder(columns)?;
+    for row in 0..columns.first().map_or(0, Array::len) {
+        changes.add(table, encoder.key(row), encoder.value(row))?;
+    }
+    Ok(())
 }
 
 impl Dml<'_> {

@@ -51,8 +51,7 @@ pub(super) fn columns(table: &TableInfo, names: &[ast::Ident]) -> Result<Vec<usi
 pub(super) fn column(table: &TableInfo, name: &ast::Ident) -> Result<usize, SqlError> {
     let folded = fold(name);
     table.position(&folded).ok_or_else(|| {
-        let message =
-            format!("column \"{folded}\" of relation \"{}\" does not exist", table.name);
+        let message = format!("column \"{folded}\" of relation \"{}\" does not exist", table.name);
         SqlError::new(SqlState::UNDEFINED_COLUMN, message)
     })
 }

@@ -6,17 +6,18 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast;
 
-use super::insert::cell;
-use super::values::{Defaults, Evaluator, Given, is_default};
-use super::{Changes, MAX_BYTES, Write, add_row, reading_plan, target};
+use super::values::{Defaults, Evaluator, is_default};
+use super::{Changes, MAX_BYTES, Write, add_rows, reading_plan, target};
 use crate::catalog::TableInfo;
 use crate::codec;
 use crate::error::SqlError;
+use crate::plan::errors::sql_error;
 use crate::plan::names::fold;
 use crate::plan::parse::parse_one;
 use crate::plan::planner::Scope;
 use crate::session::{Inference, Parameters, QueryError, Reading, Session, placeholder, rewritten};
 use crate::types::PgType;
+use crate::types::assign::assign_array;
 
 /// Where a new value comes from.
 enum New<'a> {
@@ -53,34 +54,38 @@ pub(super) async fn plan_update(
     let types: Vec<PgType> =
         plan.schema().fields().iter().map(|field| PgType::of_field(field)).collect();
     let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+    let codec = codec::row_codec(&table)?;
     let evaluator = Evaluator::new(scope, parameters);
     let defaults = Defaults::new(&evaluator, &table)?;
     let constants = constants(&table, &assignments, &evaluator)?;
     let mut changes = Changes::default();
     let mut count = 0;
     for batch in &reading.batches {
-        for row in 0..batch.num_rows() {
-            let old: Result<Vec<_>, _> =
-                (0..table.columns.len()).map(|column| cell(batch, column, row)).collect();
-            let old = old?;
-            let mut new = old.clone();
-            for (assignment, constant) in assignments.iter().zip(&constants) {
-                let column = &table.columns[assignment.position];
-                new[assignment.position] = match (&assignment.new, constant) {
-                    (_, Some(constant)) => constant.clone(),
-                    (New::Read(source), None) => {
-                        let value = cell(batch, *source, row)?;
-                        Given::Value(value, types[*source]).assign(column, &scope.format)?
-                    }
-                    (New::Default | New::Constant(_), None) => {
-                        defaults.value(&table, assignment.position)?
-                    }
-                };
-            }
-            changes.remove(key_of(&table, &old)?)?;
-            add_row(&table, &new, &mut changes)?;
-            count += 1;
+        let rows = batch.num_rows();
+        let old = &batch.columns()[..table.columns.len()];
+        let mut new = old.to_vec();
+        for (assignment, constant) in assignments.iter().zip(&constants) {
+            let position = assignment.position;
+            let column = &table.columns[position];
+            new[position] = match (&assignment.new, constant) {
+                (_, Some(constant)) => {
+                    constant.to_array_of_size(rows).map_err(|e| sql_error(&e))?
+                }
+                (New::Read(source), None) => {
+                    let (values, from) = (batch.column(*source), types[*source]);
+                    assign_array(values, from, column.pg_type, &column.name, &scope.format)?
+                }
+                (New::Default | New::Constant(_), None) => {
+                    defaults.array(&table, position, rows)?
+                }
+            };
         }
+        let encoder = codec.encoder(old)?;
+        for row in 0..rows {
+            changes.remove(encoder.key(row))?;
+        }
+        add_rows(&table, &codec, &new, &mut changes)?;
+        count += rows as u64;
     }
     let scanned = reading.statement.take_scanned();
     Ok(Write { table, changes, scanned, count })
@@ -112,13 +117,14 @@ pub(super) async fn plan_delete(
     let (table, query) = delete_parts(scope, delete)?;
     let plan = reading_plan(scope, &table, &query, parameters)?;
     let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+    let codec = codec::row_codec(&table)?;
     let mut changes = Changes::default();
     let mut count = 0;
     for batch in &reading.batches {
         for row in 0..batch.num_rows() {
             let key: Result<Vec<_>, _> =
-                (0..table.primary_key.len()).map(|column| cell(batch, column, row)).collect();
-            changes.remove(codec::encode_key(&table, &key?)?)?;
+                batch.columns().iter().map(|c| ScalarValue::try_from_array(c, row)).collect();
+            changes.remove(codec.key_of(&key.map_err(|e| sql_error(&e))?)?)?;
             count += 1;
         }
     }
@@ -144,11 +150,6 @@ pub(super) fn reading_of_delete(
     let (table, query) = delete_parts(scope, delete)?;
     let plan = reading_plan(scope, &table, &query, parameters)?;
     Ok((table, plan))
-}
-
-fn key_of(table: &TableInfo, row: &[ScalarValue]) -> Result<Vec<u8>, SqlError> {
-    let key: Vec<_> = table.primary_key.iter().map(|&position| row[position].clone()).collect();
-    codec::encode_key(table, &key)
 }
 
 fn parts<'a>(scope: &Scope, update: &'a ast::Update) -> Result<Parts<'a>, SqlError> {
@@ -204,9 +205,9 @@ fn targets(
                     ast::Expr::Tuple(values) if values.len() == names.len() => {
                         Ok((names, values.iter().collect()))
                     }
-                    ast::Expr::Tuple(_) => Err(SqlError::syntax(
-                        "number of columns does not match number of values",
-                    )),
+                    ast::Expr::Tuple(_) => {
+                        Err(SqlError::syntax("number of columns does not match number of values"))
+                    }
                     _ => Err(SqlError::unsupported(
                         "UPDATE with a subquery for several columns is not supported",
                     )),

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatchOptions;
+use datafusion::arrow::array::{ArrayRef, RecordBatchOptions, new_null_array};
 use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, Projection};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::sql::sqlparser::ast;
 
@@ -59,7 +59,8 @@ impl<'s> Evaluator<'s> {
     /// A constant or a parameter.
     pub(super) fn constant(&self, expr: &ast::Expr) -> Result<Option<Given>, SqlError> {
         if let Some(position) = placeholder(expr) {
-            let value = self.parameters.values.get(position).zip(self.parameters.types.get(position));
+            let value =
+                self.parameters.values.get(position).zip(self.parameters.types.get(position));
             return Ok(value.map(|(value, pg_type)| Given::Value(value.clone(), *pg_type)));
         }
         constant(expr, &self.scope.format)
@@ -92,7 +93,8 @@ impl<'s> Evaluator<'s> {
         let expr = expr.unalias();
         let props = self.scope.state.execution_props();
         let context = PhysicalPlanningContext::default();
-        let physical = create_physical_expr(&expr, &schema, props, &context).and_then(checked).map_err(df)?;
+        let physical =
+            create_physical_expr(&expr, &schema, props, &context).and_then(checked).map_err(df)?;
         let options = RecordBatchOptions::new().with_row_count(Some(1));
         let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)
             .map_err(|e| sql_error(&e.into()))?;
@@ -112,10 +114,23 @@ impl Given {
     ) -> Result<ScalarValue, SqlError> {
         match self {
             Self::Text(text) => text::parse(column.pg_type, &text, format),
-            Self::Value(value, pg_type) => {
-                assign(&value, pg_type, column.pg_type, &column.name, format)
-            }
+            Self::Value(value, pg_type) => match direct(&value, column.pg_type) {
+                Some(value) => Ok(value),
+                None => assign(&value, pg_type, column.pg_type, &column.name, format),
+            },
         }
+    }
+}
+
+/// The conversions of integers that bulk inserts consist of.
+fn direct(value: &ScalarValue, target: PgType) -> Option<ScalarValue> {
+    match (value, target) {
+        (ScalarValue::Int32(Some(_)), PgType::Int4)
+        | (ScalarValue::Int64(Some(_)), PgType::Int8) => Some(value.clone()),
+        (ScalarValue::Int32(Some(value)), PgType::Int8) => {
+            Some(ScalarValue::Int64(Some(i64::from(*value))))
+        }
+        _ => None,
     }
 }
 
@@ -174,7 +189,10 @@ fn has_subquery(expr: &Expr) -> bool {
     expr.exists(|e| {
         Ok(matches!(
             e,
-            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+            Expr::ScalarSubquery(_)
+                | Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::SetComparison(_)
         ))
     })
     .unwrap_or(true)
@@ -187,15 +205,25 @@ pub(super) struct Defaults<'e> {
 }
 
 impl<'e> Defaults<'e> {
-    pub(super) fn new(
-        evaluator: &'e Evaluator<'e>,
-        table: &TableInfo,
-    ) -> Result<Self, SqlError> {
-        let parse = |column: &ColumnInfo| {
-            column.default.as_deref().map(parse_expression).transpose()
-        };
+    pub(super) fn new(evaluator: &'e Evaluator<'e>, table: &TableInfo) -> Result<Self, SqlError> {
+        let parse =
+            |column: &ColumnInfo| column.default.as_deref().map(parse_expression).transpose();
         let expressions: Result<Vec<_>, _> = table.columns.iter().map(parse).collect();
         Ok(Self { evaluator, expressions: expressions? })
+    }
+
+    /// New default values for the column of so many rows.
+    pub(super) fn array(
+        &self,
+        table: &TableInfo,
+        position: usize,
+        rows: usize,
+    ) -> Result<ArrayRef, SqlError> {
+        if self.expressions[position].is_none() || rows == 0 {
+            return Ok(new_null_array(&table.columns[position].pg_type.arrow_type(), rows));
+        }
+        let values: Result<Vec<_>, _> = (0..rows).map(|_| self.value(table, position)).collect();
+        ScalarValue::iter_to_array(values?).map_err(|e| sql_error(&e))
     }
 
     /// A new default value for the column; NULL if it has none.
@@ -207,9 +235,7 @@ impl<'e> Defaults<'e> {
         let column = &table.columns[position];
         match &self.expressions[position] {
             Some(expr) => self.evaluator.value(expr, column),
-            None => {
-                ScalarValue::try_from(&column.pg_type.arrow_type()).map_err(|e| sql_error(&e))
-            }
+            None => ScalarValue::try_from(&column.pg_type.arrow_type()).map_err(|e| sql_error(&e)),
         }
     }
 }

@@ -52,7 +52,10 @@ impl PhysicalOptimizerRule for CheckedArithmetic {
                     })
                     .collect();
                 let input = Arc::clone(projection.input());
-                return Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(expressions?, input)?)));
+                return Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(
+                    expressions?,
+                    input,
+                )?)));
             }
             if let Some(filter) = plan.downcast_ref::<FilterExec>() {
                 let predicate = checked(Arc::clone(filter.predicate()))?;

@@ -227,7 +227,8 @@ fn from_known_text(text: &str) -> Option<SqlError> {
         );
     }
     if text.contains("is too large to store in a Decimal")
-        || text.contains("can't cast value") || text.contains("Can't cast value")
+        || text.contains("can't cast value")
+        || text.contains("Can't cast value")
     {
         return Some(
             SqlError::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range")

@@ -63,9 +63,8 @@ fn is_comparison(op: &BinaryOperator) -> bool {
 /// The PostgreSQL type of an expression, if it has one yet.
 fn type_of(expr: &Expr, schema: &dyn ExprSchema) -> Option<PgType> {
     match expr {
-        Expr::Placeholder(Placeholder { field: None, .. }) | Expr::Literal(ScalarValue::Null, _) => {
-            None
-        }
+        Expr::Placeholder(Placeholder { field: None, .. })
+        | Expr::Literal(ScalarValue::Null, _) => None,
         expr => Some(PgType::of_field(&expr.to_field(schema).ok()?.1)),
     }
 }
@@ -93,10 +92,8 @@ impl PgExprPlanner {
         let Some(mut target) = type_of(other, schema) else {
             return Ok(());
         };
-        let of_time = matches!(
-            target,
-            PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz
-        );
+        let of_time =
+            matches!(target, PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz);
         if matches!(op, BinaryOperator::Plus) && of_time {
             target = PgType::Interval;
         }
@@ -222,11 +219,7 @@ pub(crate) fn settle(plan: LogicalPlan, format: &SessionFormat) -> Result<Logica
     Ok(settled.data)
 }
 
-fn settle_expr(
-    expr: Expr,
-    schema: &DFSchema,
-    format: &SessionFormat,
-) -> Result<Transformed<Expr>> {
+fn settle_expr(expr: Expr, schema: &DFSchema, format: &SessionFormat) -> Result<Transformed<Expr>> {
     match expr {
         Expr::InList(InList { expr: needle, mut list, negated }) => {
             let mut changed = false;

@@ -41,9 +41,7 @@ fn name_items(items: &mut [SelectItem]) {
                 let name = name_of(expr, 0).unwrap_or_else(|| UNNAMED.to_owned());
                 (expr.clone(), name)
             }
-            SelectItem::ExprWithAlias { expr, alias } => {
-                (expr.clone(), fold(alias))
-            }
+            SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), fold(alias)),
             _ => continue,
         };
         let plain = matches!(item, SelectItem::UnnamedExpr(e) if is_column(e));
@@ -173,10 +171,12 @@ mod tests {
     #[test]
     fn expressions_are_named_as_postgresql_names_them() {
         assert_eq!(
-            names("select 1, 2, a, A, \"A\", t.b, count(*), sum(a) as S, a::text, '1'::int4, case \
-                   when a then b else c end, 1 + 1, true, pg_catalog.version(), (select max(x)), *"),
+            names(
+                "select 1, 2, a, A, \"A\", t.b, count(*), sum(a) as S, a::text, '1'::int4, case \
+                   when a then b else c end, 1 + 1, true, pg_catalog.version(), (select max(x)), *"
+            ),
             [
-                "?column?", "?column?", "a", "a", "A", "t.b", "count", "s", "a", "int4", "c",
+                "?column?", "?column?", "a", "a", "\"A\"", "t.b", "count", "s", "a", "int4", "c",
                 "?column?", "bool", "version", "max", "*"
             ]
         );

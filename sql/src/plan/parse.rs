@@ -276,7 +276,9 @@ fn syntax_error(sql: &str, end: usize, error: &ParserError) -> SqlError {
                 w if w.contains("string literal") => {
                     format!("unterminated quoted string at or near \"{near}\"")
                 }
-                w if w.contains("comment") => format!("unterminated /* comment at or near \"{near}\""),
+                w if w.contains("comment") => {
+                    format!("unterminated /* comment at or near \"{near}\"")
+                }
                 w => lower_first(w),
             })
         }
@@ -309,9 +311,9 @@ fn rest_of_line(sql: &str, position: usize) -> Option<String> {
 
 fn lower_first(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(characters).collect()
-    })
+    characters
+        .next()
+        .map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 fn sentence(text: &str) -> String {
@@ -337,7 +339,7 @@ mod tests {
     fn syntax_errors_say_where() {
         for (sql, message, position) in [
             ("selec 1", "syntax error at or near \"selec\"", Some(1)),
-            ("select 1;\nselect from from", "syntax error at or near \"from\"", Some(23)),
+            ("select 1;\nselect (1 from t", "syntax error at or near \"from\"", Some(21)),
             ("select (1", "syntax error at end of input", Some(10)),
             ("select 'ä', 'abc", "unterminated quoted string at or near \"'abc\"", Some(13)),
             ("select 1 2", "syntax error at or near \"2\"", Some(10)),

@@ -85,7 +85,10 @@ impl Scope {
     ///
     /// # Errors
     /// `42P01` if there is none.
-    pub(crate) fn resolve(&self, name: &TableReference) -> Result<Arc<dyn TableProvider>, SqlError> {
+    pub(crate) fn resolve(
+        &self,
+        name: &TableReference,
+    ) -> Result<Arc<dyn TableProvider>, SqlError> {
         let found = match name {
             TableReference::Bare { table } => std::iter::once("pg_catalog")
                 .chain(self.search_path.iter().map(String::as_str))
@@ -125,8 +128,7 @@ impl Scope {
     ) -> Result<LogicalPlan, SqlError> {
         refuse_locks(&query)?;
         let planner = SqlToRel::new_with_options(self, parser_options());
-        let mut context =
-            PlannerContext::new().with_prepare_param_data_types(parameters.to_vec());
+        let mut context = PlannerContext::new().with_prepare_param_data_types(parameters.to_vec());
         let statement = ast::Statement::Query(Box::new(query));
         let plan = planner
             .sql_statement_to_plan_with_context(statement, &mut context)
@@ -143,11 +145,8 @@ impl Scope {
         parameters: &[Option<FieldRef>],
     ) -> Result<Expr, SqlError> {
         let planner = SqlToRel::new_with_options(self, parser_options());
-        let mut context =
-            PlannerContext::new().with_prepare_param_data_types(parameters.to_vec());
-        planner
-            .sql_to_expr(expression, schema, &mut context)
-            .map_err(|e| sql_error(&e))
+        let mut context = PlannerContext::new().with_prepare_param_data_types(parameters.to_vec());
+        planner.sql_to_expr(expression, schema, &mut context).map_err(|e| sql_error(&e))
     }
 
     /// Analyzes and optimizes.
@@ -270,18 +269,18 @@ impl ContextProvider for Scope {
     }
 
     fn udf_names(&self) -> Vec<String> {
-        Vec::new()
+        self.state.scalar_functions().keys().cloned().collect()
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
-        Vec::new()
+        self.state.higher_order_functions().keys().cloned().collect()
     }
 
     fn udaf_names(&self) -> Vec<String> {
-        Vec::new()
+        self.state.aggregate_functions().keys().cloned().collect()
     }
 
     fn udwf_names(&self) -> Vec<String> {
-        Vec::new()
+        self.state.window_functions().keys().cloned().collect()
     }
 }

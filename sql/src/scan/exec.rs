@@ -8,21 +8,19 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{
-    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+    AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr,
+    PhysicalSortExpr,
 };
 use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet,
-};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_storage::KeyRange;
 use meridian_txn::TabletDescriptor;
@@ -68,6 +66,13 @@ impl ScanExec {
         if let Some(ordering) = LexOrdering::new(ordering(&scan)) {
             equivalences.add_ordering(ordering);
         }
+        let constants = scan.projection.iter().enumerate().filter_map(|(place, &position)| {
+            let name = &scan.table.columns[position].name;
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, place));
+            is_fixed(&scan, name).then(|| ConstExpr::new(column, AcrossPartitions::default()))
+        });
+        // Fails only for expressions that aren't columns.
+        let _ = equivalences.add_constants(constants.collect::<Vec<_>>());
         let properties = PlanProperties::new(
             equivalences,
             Partitioning::UnknownPartitioning(1),
@@ -97,7 +102,12 @@ fn ordering(scan: &Scan) -> Vec<PhysicalSortExpr> {
     let mut ordering = Vec::new();
     for &position in &scan.table.primary_key {
         let column = &scan.table.columns[position];
+        let fixed = is_fixed(scan, &column.name);
         let Some(place) = scan.projection.iter().position(|&p| p == position) else {
+            // Where all rows have the same value, the order is that of the columns behind.
+            if fixed {
+                continue;
+            }
             break;
         };
         if matches!(column.pg_type.arrow_type(), DataType::Interval(_)) {
@@ -107,6 +117,19 @@ fn ordering(scan: &Scan) -> Vec<PhysicalSortExpr> {
         ordering.push(PhysicalSortExpr::new(column, options));
     }
     ordering
+}
+
+/// Whether the filters let only one value of the column pass.
+fn is_fixed(scan: &Scan, name: &str) -> bool {
+    let fixes = |filter: &Expr| match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            matches!((left.as_ref(), right.as_ref()),
+                (Expr::Column(c), Expr::Literal(..)) | (Expr::Literal(..), Expr::Column(c))
+                    if c.name == name)
+        }
+        _ => false,
+    };
+    scan.filters.iter().flat_map(split_conjunction).any(fixes)
 }
 
 /// Opens the parts one after the other; the stream's end is the end of the last.

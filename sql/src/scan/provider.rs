@@ -96,9 +96,8 @@ impl TableProvider for TabletTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let ranges = key_ranges(&self.table, filters);
-        let parts = locate(self.tablets.as_ref(), ranges)
-            .await
-            .map_err(|e| external(ReadError::Txn(e)))?;
+        let parts =
+            locate(self.tablets.as_ref(), ranges).await.map_err(|e| external(ReadError::Txn(e)))?;
         let all = || (0..self.table.columns.len()).collect();
         let scan = Scan {
             table: Arc::clone(&self.table),

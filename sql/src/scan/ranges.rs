@@ -19,8 +19,8 @@ use datafusion::logical_expr::utils::{split_binary, split_conjunction};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use meridian_storage::{KeyRange, prefix_end};
 
-use crate::catalog::{ColumnInfo, TableInfo};
-use crate::codec;
+use crate::catalog::TableInfo;
+use crate::codec::{self, KeyParts};
 
 /// More ranges than this are read as one.
 const MAX_RANGES: usize = 4_096;
@@ -30,8 +30,12 @@ const MAX_BRANCHES: usize = 64;
 /// The ranges of the table's keys in which all `filters` can be true, in order and disjoint.
 pub(crate) fn key_ranges(table: &TableInfo, filters: &[Expr]) -> Vec<KeyRange> {
     let conjuncts: Vec<&Expr> = filters.iter().flat_map(split_conjunction).collect();
+    let Ok(parts) = KeyParts::new(table) else {
+        return vec![whole_table(table)];
+    };
+    let search = Search { table, parts };
     let mut budget = MAX_BRANCHES;
-    merge(branch(table, &conjuncts, &mut budget))
+    merge(search.branch(&conjuncts, &mut budget))
 }
 
 /// The range of all keys of a table.
@@ -39,52 +43,154 @@ pub(crate) fn whole_table(table: &TableInfo) -> KeyRange {
     KeyRange::prefix(codec::key_prefix(table))
 }
 
-fn branch(table: &TableInfo, conjuncts: &[&Expr], budget: &mut usize) -> Vec<KeyRange> {
-    let mut domains = vec![Domain::All; table.primary_key.len()];
-    let mut alternatives = None;
-    for (position, conjunct) in conjuncts.iter().enumerate() {
-        match constraint(table, conjunct) {
-            Some((key_position, domain)) => domains[key_position].narrow(domain),
-            None if is_false(conjunct) => return Vec::new(),
-            None if alternatives.is_none() && is_or(conjunct) => alternatives = Some(position),
-            None => {}
-        }
-    }
-    if let Some(position) = alternatives {
-        let branches = split_binary(conjuncts[position], Operator::Or);
-        if branches.len() <= *budget {
-            *budget -= branches.len();
-            let mut ranges = Vec::new();
-            for alternative in branches {
-                let mut with: Vec<&Expr> = conjuncts.to_vec();
-                with.splice(position..=position, split_conjunction(alternative));
-                ranges.extend(branch(table, &with, budget));
-            }
-            return ranges;
-        }
-    }
-    compose(table, &domains)
+struct Search<'t> {
+    table: &'t TableInfo,
+    parts: KeyParts<'t>,
 }
 
-/// The ranges of keys whose columns lie in their domains.
-fn compose(table: &TableInfo, domains: &[Domain]) -> Vec<KeyRange> {
-    if domains.iter().any(Domain::is_empty) {
-        return Vec::new();
-    }
-    let mut prefixes = vec![codec::key_prefix(table)];
-    for domain in domains {
-        match domain {
-            Domain::Points(points) if prefixes.len() * points.len() <= MAX_RANGES => {
-                prefixes = prefixes
-                    .iter()
-                    .flat_map(|prefix| points.iter().map(move |point| join(prefix, point)))
-                    .collect();
+impl Search<'_> {
+    fn branch(&self, conjuncts: &[&Expr], budget: &mut usize) -> Vec<KeyRange> {
+        let mut domains = vec![Domain::All; self.table.primary_key.len()];
+        let mut alternatives = None;
+        for (position, conjunct) in conjuncts.iter().enumerate() {
+            match self.constraint(conjunct) {
+                Some((key_position, domain)) => domains[key_position].narrow(domain),
+                None if is_false(conjunct) => return Vec::new(),
+                None if alternatives.is_none() && is_or(conjunct) => alternatives = Some(position),
+                None => {}
             }
-            narrowed => return prefixes.iter().map(|prefix| narrowed.below(prefix)).collect(),
+        }
+        if let Some(position) = alternatives {
+            let branches = split_binary(conjuncts[position], Operator::Or);
+            if branches.len() <= *budget {
+                *budget -= branches.len();
+                let mut ranges = Vec::new();
+                for alternative in branches {
+                    let mut with: Vec<&Expr> = conjuncts.to_vec();
+                    with.splice(position..=position, split_conjunction(alternative));
+                    ranges.extend(self.branch(&with, budget));
+                }
+                return ranges;
+            }
+        }
+        self.compose(&domains)
+    }
+
+    /// The ranges of keys whose columns lie in their domains.
+    fn compose(&self, domains: &[Domain]) -> Vec<KeyRange> {
+        if domains.iter().any(Domain::is_empty) {
+            return Vec::new();
+        }
+        let mut prefixes = vec![codec::key_prefix(self.table)];
+        for domain in domains {
+            match domain {
+                Domain::Points(points) if prefixes.len() * points.len() <= MAX_RANGES => {
+                    prefixes = prefixes
+                        .iter()
+                        .flat_map(|prefix| points.iter().map(move |point| join(prefix, point)))
+                        .collect();
+                }
+                narrowed => return prefixes.iter().map(|prefix| narrowed.below(prefix)).collect(),
+            }
+        }
+        // Points all the way: exactly these keys.
+        prefixes.into_iter().map(|prefix| KeyRange::point(self.parts.complete(prefix))).collect()
+    }
+
+    /// What a conjunct says of one column of the key, by the column's place in the key.
+    fn constraint(&self, conjunct: &Expr) -> Option<(usize, Domain)> {
+        match conjunct {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+                let (column, a) = self.constraint(left)?;
+                let (other, b) = self.constraint(right)?;
+                match (a, b) {
+                    (Domain::Points(mut a), Domain::Points(b)) if column == other => {
+                        a.extend(b);
+                        Some((column, Domain::Points(a)))
+                    }
+                    _ => None,
+                }
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                let (column, op, value) = match (left.as_ref(), right.as_ref()) {
+                    (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+                    (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+                    _ => return None,
+                };
+                let position = key_column(self.table, &column.name)?;
+                Some((position, self.comparison(position, op, value)?))
+            }
+            Expr::InList(InList { expr, list, negated: false }) => {
+                let Expr::Column(column) = expr.as_ref() else {
+                    return None;
+                };
+                let position = key_column(self.table, &column.name)?;
+                let mut points = BTreeSet::new();
+                for item in list {
+                    let Expr::Literal(value, _) = item else {
+                        return None;
+                    };
+                    if !value.is_null() {
+                        points.insert(self.parts.part(position, value)?);
+                    }
+                }
+                Some((position, Domain::Points(points)))
+            }
+            Expr::Between(Between { expr, negated: false, low, high }) => {
+                let (Expr::Column(column), Expr::Literal(low, _), Expr::Literal(high, _)) =
+                    (expr.as_ref(), low.as_ref(), high.as_ref())
+                else {
+                    return None;
+                };
+                let position = key_column(self.table, &column.name)?;
+                let mut domain = self.comparison(position, Operator::GtEq, low)?;
+                domain.narrow(self.comparison(position, Operator::LtEq, high)?);
+                Some((position, domain))
+            }
+            Expr::IsNull(expr) => match expr.as_ref() {
+                Expr::Column(column) => {
+                    let position = key_column(self.table, &column.name)?;
+                    Some((position, Domain::Points(BTreeSet::new())))
+                }
+                _ => None,
+            },
+            Expr::Column(column) => {
+                let position = key_column(self.table, &column.name)?;
+                let truth = ScalarValue::Boolean(Some(true));
+                Some((position, self.comparison(position, Operator::Eq, &truth)?))
+            }
+            Expr::Not(expr) => match expr.as_ref() {
+                Expr::Column(column) => {
+                    let position = key_column(self.table, &column.name)?;
+                    let untruth = ScalarValue::Boolean(Some(false));
+                    Some((position, self.comparison(position, Operator::Eq, &untruth)?))
+                }
+                _ => None,
+            },
+            _ => None,
         }
     }
-    // Points all the way: exactly these keys.
-    prefixes.into_iter().map(|prefix| KeyRange::prefix(codec::complete_key(table, prefix))).collect()
+
+    fn comparison(&self, place: usize, op: Operator, value: &ScalarValue) -> Option<Domain> {
+        use Bound::{Excluded, Included, Unbounded};
+        if value.is_null() {
+            // Comparing with NULL is never true.
+            return matches!(
+                op,
+                Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
+            )
+            .then(|| Domain::Points(BTreeSet::new()));
+        }
+        let value = self.parts.part(place, value)?;
+        Some(match op {
+            Operator::Eq | Operator::IsNotDistinctFrom => Domain::Points(BTreeSet::from([value])),
+            Operator::Lt => Domain::Interval(Unbounded, Excluded(value)),
+            Operator::LtEq => Domain::Interval(Unbounded, Included(value)),
+            Operator::Gt => Domain::Interval(Excluded(value), Unbounded),
+            Operator::GtEq => Domain::Interval(Included(value), Unbounded),
+            _ => return None,
+        })
+    }
 }
 
 fn join(prefix: &[u8], suffix: &[u8]) -> Vec<u8> {
@@ -200,15 +306,14 @@ fn later(a: Bound<Vec<u8>>, b: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
     match (&a, &b) {
         (Bound::Unbounded, _) => b,
         (_, Bound::Unbounded) => a,
-        (
-            Bound::Included(x) | Bound::Excluded(x),
-            Bound::Included(y) | Bound::Excluded(y),
-        ) => match x.cmp(y) {
-            std::cmp::Ordering::Less => b,
-            std::cmp::Ordering::Greater => a,
-            std::cmp::Ordering::Equal if matches!(a, Bound::Excluded(_)) => a,
-            std::cmp::Ordering::Equal => b,
-        },
+        (Bound::Included(x) | Bound::Excluded(x), Bound::Included(y) | Bound::Excluded(y)) => {
+            match x.cmp(y) {
+                std::cmp::Ordering::Less => b,
+                std::cmp::Ordering::Greater => a,
+                std::cmp::Ordering::Equal if matches!(a, Bound::Excluded(_)) => a,
+                std::cmp::Ordering::Equal => b,
+            }
+        }
     }
 }
 
@@ -216,115 +321,20 @@ fn earlier(a: Bound<Vec<u8>>, b: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
     match (&a, &b) {
         (Bound::Unbounded, _) => b,
         (_, Bound::Unbounded) => a,
-        (
-            Bound::Included(x) | Bound::Excluded(x),
-            Bound::Included(y) | Bound::Excluded(y),
-        ) => match x.cmp(y) {
-            std::cmp::Ordering::Less => a,
-            std::cmp::Ordering::Greater => b,
-            std::cmp::Ordering::Equal if matches!(a, Bound::Excluded(_)) => a,
-            std::cmp::Ordering::Equal => b,
-        },
+        (Bound::Included(x) | Bound::Excluded(x), Bound::Included(y) | Bound::Excluded(y)) => {
+            match x.cmp(y) {
+                std::cmp::Ordering::Less => a,
+                std::cmp::Ordering::Greater => b,
+                std::cmp::Ordering::Equal if matches!(a, Bound::Excluded(_)) => a,
+                std::cmp::Ordering::Equal => b,
+            }
+        }
     }
 }
 
-/// What a conjunct says of one column of the key, by the column's place in the key.
-fn constraint(table: &TableInfo, conjunct: &Expr) -> Option<(usize, Domain)> {
-    match conjunct {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let (column, a) = constraint(table, left)?;
-            let (other, b) = constraint(table, right)?;
-            match (a, b) {
-                (Domain::Points(mut a), Domain::Points(b)) if column == other => {
-                    a.extend(b);
-                    Some((column, Domain::Points(a)))
-                }
-                _ => None,
-            }
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let (column, op, value) = match (left.as_ref(), right.as_ref()) {
-                (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
-                (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
-                _ => return None,
-            };
-            let (position, info) = key_column(table, &column.name)?;
-            Some((position, comparison(info, op, value)?))
-        }
-        Expr::InList(InList { expr, list, negated: false }) => {
-            let Expr::Column(column) = expr.as_ref() else {
-                return None;
-            };
-            let (position, info) = key_column(table, &column.name)?;
-            let mut points = BTreeSet::new();
-            for item in list {
-                let Expr::Literal(value, _) = item else {
-                    return None;
-                };
-                if !value.is_null() {
-                    points.insert(codec::key_component(info, value)?);
-                }
-            }
-            Some((position, Domain::Points(points)))
-        }
-        Expr::Between(Between { expr, negated: false, low, high }) => {
-            let (Expr::Column(column), Expr::Literal(low, _), Expr::Literal(high, _)) =
-                (expr.as_ref(), low.as_ref(), high.as_ref())
-            else {
-                return None;
-            };
-            let (position, info) = key_column(table, &column.name)?;
-            let mut domain = comparison(info, Operator::GtEq, low)?;
-            domain.narrow(comparison(info, Operator::LtEq, high)?);
-            Some((position, domain))
-        }
-        Expr::IsNull(expr) => match expr.as_ref() {
-            Expr::Column(column) => {
-                let (position, _) = key_column(table, &column.name)?;
-                Some((position, Domain::Points(BTreeSet::new())))
-            }
-            _ => None,
-        },
-        Expr::Column(column) => {
-            let (position, info) = key_column(table, &column.name)?;
-            let truth = ScalarValue::Boolean(Some(true));
-            Some((position, comparison(info, Operator::Eq, &truth)?))
-        }
-        Expr::Not(expr) => match expr.as_ref() {
-            Expr::Column(column) => {
-                let (position, info) = key_column(table, &column.name)?;
-                let untruth = ScalarValue::Boolean(Some(false));
-                Some((position, comparison(info, Operator::Eq, &untruth)?))
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn comparison(column: &ColumnInfo, op: Operator, value: &ScalarValue) -> Option<Domain> {
-    use Bound::{Excluded, Included, Unbounded};
-    if value.is_null() {
-        // Comparing with NULL is never true.
-        return matches!(
-            op,
-            Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
-        )
-        .then(|| Domain::Points(BTreeSet::new()));
-    }
-    let value = codec::key_component(column, value)?;
-    Some(match op {
-        Operator::Eq | Operator::IsNotDistinctFrom => Domain::Points(BTreeSet::from([value])),
-        Operator::Lt => Domain::Interval(Unbounded, Excluded(value)),
-        Operator::LtEq => Domain::Interval(Unbounded, Included(value)),
-        Operator::Gt => Domain::Interval(Excluded(value), Unbounded),
-        Operator::GtEq => Domain::Interval(Included(value), Unbounded),
-        _ => return None,
-    })
-}
-
-fn key_column<'t>(table: &'t TableInfo, name: &str) -> Option<(usize, &'t ColumnInfo)> {
-    table.key_columns().enumerate().find(|(_, column)| column.name == name)
+/// The place of a column in the key.
+fn key_column(table: &TableInfo, name: &str) -> Option<usize> {
+    table.key_columns().position(|column| column.name == name)
 }
 
 fn is_or(expr: &Expr) -> bool {

@@ -7,11 +7,12 @@ mod settings;
 mod utility;
 
 pub use outcome::{ColumnDescription, Notice, Outcome, TransactionStatus};
-pub use settings::SERVER_VERSION;
 pub(crate) use parameters::{Inference, placeholder};
 pub(crate) use query::{
-    QueryError, Reading, bind, physical_plan, plan, read_at, rewritten, start, tablet_table,
+    QueryError, Reading, Staleness, bind, physical_plan, plan, read_at, rewritten, start,
+    tablet_table,
 };
+pub use settings::SERVER_VERSION;
 pub(crate) use utility::rows as result_rows;
 
 use std::collections::BTreeMap;
@@ -182,10 +183,13 @@ impl Session {
         statement: &Statement,
         parameter_types: &[Option<PgType>],
     ) -> Result<Prepared, SqlError> {
+        let catalog = self.engine.catalog.snapshot().version;
         let described = match self.describe(statement, parameter_types) {
-            // The catalog may lag behind another gateway's change.
             Err(error) if catalog_may_lag(&error) => {
-                self.engine.catalog.refresh().await?;
+                // Another gateway may have changed it.
+                if !self.refresh_if_older(catalog).await? {
+                    return Err(error);
+                }
                 self.describe(statement, parameter_types)
             }
             described => described,
@@ -342,6 +346,11 @@ impl Session {
         }
     }
 
+    /// Reads the catalog again; whether it is another than the one of that version.
+    pub(crate) async fn refresh_if_older(&self, version: u64) -> Result<bool, SqlError> {
+        Ok(self.engine.catalog.refresh().await?.version != version)
+    }
+
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
@@ -392,12 +401,12 @@ fn register(state: &mut SessionState, function: datafusion::logical_expr::Scalar
     let _ = state.register_udf(Arc::new(function));
 }
 
-/// Whether the error may be gone once the catalog is read again.
+/// Whether the error may be gone once the catalog is read again: it says that a statement doesn't
+/// fit the tables as this gateway knows them.
 pub(crate) fn catalog_may_lag(error: &SqlError) -> bool {
-    matches!(
-        error.sqlstate,
-        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
-    )
+    let code = error.sqlstate.code();
+    let of_the_schema = code.starts_with("22") || code.starts_with("42") || code == "3F000";
+    of_the_schema || error.sqlstate == SqlState::NOT_NULL_VIOLATION
 }
 
 /// A result that no longer is what the client was told would break it.

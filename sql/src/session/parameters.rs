@@ -99,9 +99,8 @@ pub(super) fn describe(
     given: &[Option<PgType>],
 ) -> Result<(Vec<PgType>, Option<Arc<[ColumnDescription]>>), SqlError> {
     let count = count(statement)?.max(given.len());
-    let given = |position: usize| {
-        given.get(position).copied().flatten().filter(|t| *t != PgType::Unknown)
-    };
+    let given =
+        |position: usize| given.get(position).copied().flatten().filter(|t| *t != PgType::Unknown);
     let mut inference = Inference { types: (0..count).map(given).collect() };
     match statement {
         ast::Statement::Query(query) => {

@@ -17,6 +17,7 @@ use super::{ColumnDescription, Outcome, Parameters, Session, catalog_may_lag};
 use crate::error::{SqlError, SqlState};
 use crate::pg_catalog;
 use crate::plan::cache::{CachedPlan, PlanKey};
+use crate::plan::dialect;
 use crate::plan::errors::{sql_error, txn_cause};
 use crate::plan::names::name_columns;
 use crate::plan::planner::Scope;
@@ -34,39 +35,60 @@ pub(super) async fn select(
 ) -> Result<Outcome, SqlError> {
     let mut attempt = 1;
     loop {
+        let catalog = session.engine.catalog.snapshot().version;
         let error = match try_select(session, sql.clone(), query, parameters).await {
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
-        if attempt == ATTEMPTS || !error.stale {
+        if attempt == ATTEMPTS {
             return Err(error.sql);
         }
         attempt += 1;
-        session.engine.catalog.refresh().await?;
+        match error.staleness {
+            Staleness::No => return Err(error.sql),
+            Staleness::Possible => {
+                if !session.refresh_if_older(catalog).await? {
+                    return Err(error.sql);
+                }
+            }
+            Staleness::Certain => {
+                session.engine.catalog.refresh().await?;
+            }
+        }
     }
 }
 
 /// An error, and whether it may be gone after reading the catalog again.
 pub(crate) struct QueryError {
     pub(crate) sql: SqlError,
-    pub(crate) stale: bool,
+    pub(crate) staleness: Staleness,
+}
+
+/// Whether an error comes from a catalog that lags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Staleness {
+    No,
+    /// If the catalog does lag.
+    Possible,
+    Certain,
 }
 
 impl From<SqlError> for QueryError {
     fn from(sql: SqlError) -> Self {
-        let stale = catalog_may_lag(&sql);
-        Self { sql, stale }
+        let possible = catalog_may_lag(&sql);
+        let staleness = if possible { Staleness::Possible } else { Staleness::No };
+        Self { sql, staleness }
     }
 }
 
 impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
-        let stale = matches!(
-            txn_cause(&error),
-            Some(TxnError::NoSuchTablet { .. } | TxnError::SchemaChanged { .. })
-        );
-        let sql = sql_error(&error);
-        Self { stale: stale || catalog_may_lag(&sql), sql }
+        match txn_cause(&error) {
+            Some(TxnError::NoSuchTablet { .. } | TxnError::SchemaChanged { .. }) => {
+                Self { sql: sql_error(&error), staleness: Staleness::Certain }
+            }
+            _ => sql_error(&error).into(),
+        }
     }
 }
 
@@ -154,6 +176,7 @@ fn make_plan(
 pub(crate) fn rewritten(query: &ast::Query) -> Result<ast::Query, SqlError> {
     let mut query = query.clone();
     name_columns(&mut query);
+    dialect::rewrite(&mut query);
     pg_catalog::rewrite_query(&mut query)?;
     Ok(query)
 }
@@ -167,10 +190,7 @@ pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalP
     plan.replace_params_with_values(&values).map_err(|e| sql_error(&e))
 }
 
-fn calls(
-    plan: &LogicalPlan,
-    wanted: impl Fn(Volatility) -> bool + Copy,
-) -> Result<bool, SqlError> {
+fn calls(plan: &LogicalPlan, wanted: impl Fn(Volatility) -> bool + Copy) -> Result<bool, SqlError> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {

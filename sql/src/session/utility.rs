@@ -24,9 +24,11 @@ pub(super) fn columns(
     statement: &ast::Statement,
 ) -> Result<Option<Option<Arc<[ColumnDescription]>>>, SqlError> {
     let columns = match statement {
-        ast::Statement::ShowVariable { variable } if is_all(variable) => ["name", "setting", "description"]
-            .map(|name| ColumnDescription::new(name, PgType::Text))
-            .to_vec(),
+        ast::Statement::ShowVariable { variable } if is_all(variable) => {
+            ["name", "setting", "description"]
+                .map(|name| ColumnDescription::new(name, PgType::Text))
+                .to_vec()
+        }
         ast::Statement::ShowVariable { variable } => {
             let (name, _) = session.settings.get(&shown_name(variable))?;
             vec![ColumnDescription::new(name, PgType::Text)]
@@ -46,10 +48,7 @@ pub(super) fn columns(
 }
 
 /// Runs a statement that is neither a query nor a change of tables or rows.
-pub(super) fn run(
-    session: &mut Session,
-    statement: &ast::Statement,
-) -> Result<Outcome, SqlError> {
+pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<Outcome, SqlError> {
     use ast::Statement;
     match statement {
         Statement::Set(set) => run_set(session, set),
@@ -131,7 +130,8 @@ fn run_set(session: &mut Session, set: &ast::Set) -> Result<Outcome, SqlError> {
             changed(session, change);
         }
         ast::Set::SetTimeZone { value, .. } => {
-            let change = session.settings.set("timezone", &setting_value(std::slice::from_ref(value))?)?;
+            let change =
+                session.settings.set("timezone", &setting_value(std::slice::from_ref(value))?)?;
             changed(session, change);
         }
         ast::Set::SetNames { charset_name, .. } => {

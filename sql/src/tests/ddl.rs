@@ -44,8 +44,8 @@ fn the_catalog_is_tables() {
                   from meridian.catalog_columns order by table_id, ordinal")
                 .await,
             "[name|type|nullable|default_expression|key_position]\n\
-             a|integer|false|null|1\n\
-             b|character varying(3)|false|'x'|0"
+             a|integer|f|null|1\n\
+             b|character varying(3)|f|'x'|0"
         );
         assert_eq!(
             b.run("delete from meridian.catalog_tables").await,
@@ -69,16 +69,25 @@ fn what_is_not_supported_is_refused_by_name() {
                 "0A000: FOREIGN KEY constraints",
             ),
             ("create table t (a serial primary key)", "0A000: type serial is not supported"),
-            ("create table t (a int primary key) with (fillfactor = 7)", "0A000: WITH (...) is not"),
+            (
+                "create table t (a int primary key) with (fillfactor = 7)",
+                "0A000: WITH (...) is not",
+            ),
             ("create temp table t (a int primary key)", "0A000: a temporary table is not"),
             ("create table t as select 1", "0A000: CREATE TABLE AS is not"),
             ("create table t (a int primary key, a text)", "42701: column \"a\" specified more"),
             ("create table t (a int primary key, primary key (a))", "42P16: multiple primary keys"),
-            ("create table t (a int, primary key (b))", "42703: column \"b\" named in key does not"),
+            (
+                "create table t (a int, primary key (b))",
+                "42703: column \"b\" named in key does not",
+            ),
             ("create table t (a int, primary key (a, a))", "42701: column \"a\" appears twice"),
             ("create table t (a int primary key default b)", "0A000: cannot use column reference"),
             ("create table t (a int primary key default 'x')", "22P02: invalid input syntax"),
-            ("create table pg_catalog.t (a int primary key)", "42501: permission denied for schema"),
+            (
+                "create table pg_catalog.t (a int primary key)",
+                "42501: permission denied for schema",
+            ),
             ("create table nope.t (a int primary key)", "3F000: schema \"nope\" does not exist"),
             ("create table t (a jsonb primary key)", "0A000: column \"a\" of type jsonb in a prim"),
             ("create index on t (a)", "0A000: CREATE INDEX is not supported"),

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use meridian_truetime::World;
 
+use crate::ScalarValue;
 use crate::codec;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::fake::{FakeCluster, FakeTablets, in_world};
 use crate::session::{Outcome, Session, SessionParameters};
 use crate::types::PgType;
-use crate::ScalarValue;
 
 /// An engine over tablets in memory, and one session.
 pub(crate) struct Bench {
@@ -121,8 +121,8 @@ async fn collect(result: Result<Outcome, SqlError>, lines: &mut Vec<String>) {
                                 .iter()
                                 .zip(batch.columns())
                                 .map(|(column, array)| {
-                                    let value = ScalarValue::try_from_array(array, row)
-                                        .expect("a cell");
+                                    let value =
+                                        ScalarValue::try_from_array(array, row).expect("a cell");
                                     codec::display(&value, column.pg_type)
                                 })
                                 .collect();
