@@ -90,7 +90,7 @@ pub struct DemoArgs {
     /// [default: another one every time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// What to log to stderr, e.g. `info` or `warn,meridian_sql=debug` [default: $RUST_LOG, else warn]
+    /// What to log to stderr, e.g. `info` or `warn,meridian_sql=debug` [default: `$RUST_LOG`, else warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }

@@ -36,7 +36,7 @@ fn run(config: DemoConfig) -> Result<(), DemoError> {
 fn log_to_stderr(filter: Option<&str>) -> Result<(), String> {
     let variable = std::env::var("RUST_LOG").ok();
     let filter = filter.or(variable.as_deref()).filter(|filter| !filter.trim().is_empty());
-    let filter = EnvFilter::try_new(filter.unwrap_or("warn"))
+    let filter = EnvFilter::try_new(filter.unwrap_or("warn,openraft=off"))
         .map_err(|error| format!("invalid log filter: {error}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -235,11 +235,11 @@ impl Tablets for ClusterTablets {
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError> {
         let fragment = &fragment;
-        let opened = self
+        
+        self
             .node
             .at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment))
-            .await?;
-        opened
+            .await?
     }
 
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {

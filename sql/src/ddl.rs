@@ -55,7 +55,7 @@ pub(crate) async fn create_table(
         if taken(session, &table) {
             if create.if_not_exists {
                 let message = format!("relation \"{}\" already exists, skipping", table.name);
-                session.notice(Notice::notice(SqlState::DUPLICATE_TABLE, message));
+                session.notice(Notice::new(SqlState::DUPLICATE_TABLE, message));
                 return done();
             }
             return Err(duplicate_table(&table));
@@ -423,7 +423,7 @@ async fn tables_to_drop(
             Some(table) => tables.push(TableInfo::clone(&table)),
             None if if_exists => {
                 let message = format!("table \"{}\" does not exist, skipping", reference.table());
-                notices.push(Notice::notice(SqlState::SUCCESSFUL_COMPLETION, message));
+                notices.push(Notice::new(SqlState::SUCCESSFUL_COMPLETION, message));
             }
             None => {
                 let message = format!("table \"{}\" does not exist", reference.table());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
-    ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -17,7 +17,7 @@ use meridian_storage::NodeId;
 use meridian_truetime::Timestamp;
 
 use crate::catalog::{CatalogSnapshot, bootstrap};
-use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, TabletRow};
+use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
 use crate::error::SqlError;
 use crate::explain::{readable_bound, table_of_key};
 use crate::plan::literals::external;
@@ -33,6 +33,7 @@ enum View {
     Clocks,
     Links,
     Tablets,
+    Replicas,
 }
 
 /// The view of that name.
@@ -47,6 +48,7 @@ pub(crate) fn table(
         "clocks" => View::Clocks,
         "links" => View::Links,
         "tablets" => View::Tablets,
+        "replicas" => View::Replicas,
         _ => return None,
     };
     let schema = schema(view);
@@ -92,6 +94,16 @@ fn schema(view: View) -> SchemaRef {
             ("raft_term", PgType::Int8),
             ("applied_index", PgType::Int8),
             ("generation", PgType::Int8),
+        ],
+        View::Replicas => &[
+            ("tablet", PgType::Int8),
+            ("node", PgType::Int8),
+            ("leads", PgType::Bool),
+            ("raft_term", PgType::Int8),
+            ("last_index", PgType::Int8),
+            ("applied_index", PgType::Int8),
+            ("last_write", PgType::Timestamptz),
+            ("size_bytes", PgType::Int8),
         ],
     };
     let fields: Vec<_> = columns.iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
@@ -143,6 +155,11 @@ impl ViewTable {
                 let mut rows = cluster.tablets().await?;
                 rows.sort_by_key(|row| row.tablet);
                 tablets(&rows, &self.snapshot)
+            }
+            View::Replicas => {
+                let mut rows = cluster.replicas().await?;
+                rows.sort_by_key(|row| (row.tablet, row.node));
+                replicas(&rows)
             }
         })
     }
@@ -205,6 +222,20 @@ fn links(rows: &[LinkRow]) -> Vec<ArrayRef> {
         texts(rows.iter().map(|row| Some(&row.state))),
         integers(rows.iter().map(|row| Some(row.messages))),
         integers(rows.iter().map(|row| Some(row.bytes))),
+    ]
+}
+
+fn replicas(rows: &[ReplicaRow]) -> Vec<ArrayRef> {
+    let leads: BooleanArray = rows.iter().map(|row| Some(row.leads)).collect();
+    vec![
+        integers(rows.iter().map(|row| Some(row.tablet.get()))),
+        integers(rows.iter().map(|row| Some(row.node.get()))),
+        Arc::new(leads),
+        integers(rows.iter().map(|row| Some(row.raft_term))),
+        integers(rows.iter().map(|row| Some(row.last_index))),
+        integers(rows.iter().map(|row| Some(row.applied_index))),
+        times(rows.iter().map(|row| Some(row.last_write))),
+        integers(rows.iter().map(|row| Some(row.size_bytes))),
     ]
 }
 

@@ -64,7 +64,6 @@ impl Service for TabletService {
 }
 
 /// Encodes an answer; every answer is a `Result<T, TxnError>`.
-#[expect(clippy::needless_pass_by_value, reason = "reads better where results are made")]
 fn answer<T: Serialize>(result: Result<T, TxnError>) -> Bytes {
     let encoded = encode(&result).or_else(|error| encode(&Err::<T, _>(error)));
     encoded.unwrap_or_default().into()

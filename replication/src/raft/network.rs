@@ -138,27 +138,21 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         if self.heartbeat {
             return openraft::network::stream_append_sequential(self, input, option);
         }
-        async move {
-            let group = self.network.group;
-            let (outgoing, incoming) = self.open(&Opening::Append { group }).await?;
-            let pipeline = Pipeline {
-                env: Arc::clone(&self.network.env),
-                target: self.target,
-                deadline: self.network.timing.deadline(),
-                input: Some(input),
-                outgoing,
-                incoming,
-                under_way: 0,
-            };
-            let answers = futures::stream::unfold(Some(pipeline), |pipeline| async move {
-                let mut pipeline = pipeline?;
-                let answer = pipeline.next().await?;
-                let go_on = matches!(answer, Ok(Ok(_)));
-                Some((answer, go_on.then_some(pipeline)))
-            });
-            Ok(answers.boxed())
-        }
-        .boxed()
+        // Opened only when there is something to send: the input makes a sender wait that has just
+        // failed, and without waiting for it an unreachable follower would be tried at once again.
+        let pipeline = Pipeline {
+            connection: self,
+            input: Some(input),
+            halves: None,
+            under_way: 0,
+        };
+        let answers = futures::stream::unfold(Some(pipeline), |pipeline| async move {
+            let mut pipeline = pipeline?;
+            let answer = pipeline.next().await?;
+            let go_on = matches!(answer, Ok(Ok(_)));
+            Some((answer, go_on.then_some(pipeline)))
+        });
+        futures::future::ready(Ok(answers.boxed())).boxed()
     }
 
     async fn vote(
@@ -233,51 +227,56 @@ enum Event {
 }
 
 /// Appends on their way to one follower.
-struct Pipeline<S> {
-    env: Env,
-    target: NodeId,
-    deadline: std::time::Duration,
+struct Pipeline<'c, S> {
+    connection: &'c Connection,
     input: Option<S>,
-    outgoing: Outgoing,
-    incoming: Incoming,
+    /// The stream, once there was something to send.
+    halves: Option<(Outgoing, Incoming)>,
     /// Sent and not answered; answers come in the order of the requests.
     under_way: usize,
 }
 
-impl<S> Pipeline<S>
+impl<S> Pipeline<'_, S>
 where
     S: Stream<Item = AppendEntriesRequest<RaftTypes>> + Unpin,
 {
     /// Sends what there is to send until the next answer is in.
     async fn next(&mut self) -> Option<Result<StreamAppendResult<RaftTypes>, RpcError>> {
-        let late = NetError::DeadlineExceeded { to: self.target, deadline: self.deadline };
-        let mut due = self.env.sleep(self.deadline);
+        let env = &self.connection.network.env;
+        let deadline = self.connection.network.timing.deadline();
+        let mut due = env.sleep(deadline);
         loop {
-            let may_send = self.under_way < PIPELINE;
             if self.input.is_none() && self.under_way == 0 {
                 return None;
             }
+            let may_send = self.under_way < PIPELINE;
+            let input = self.input.as_mut().filter(|_| may_send);
             let send = async {
-                match &mut self.input {
-                    Some(input) if may_send => input.next().await,
-                    _ => std::future::pending().await,
+                match input {
+                    Some(input) => input.next().await,
+                    None => std::future::pending().await,
                 }
             };
+            let incoming = self.halves.as_mut().filter(|_| self.under_way > 0);
             let receive = async {
-                if self.under_way == 0 {
-                    return std::future::pending().await;
-                }
-                match select(std::pin::pin!(self.incoming.next()), &mut due).await {
-                    Either::Left((Some(Ok(answer)), _)) => {
-                        decode(&answer).map_err(|error| broken(&error))
-                    }
-                    Either::Left((Some(Err(error)), _)) => Err(unreachable(&error)),
-                    Either::Left((None, _)) => Err(closed()),
-                    Either::Right(((), _)) => Err(unreachable(&late)),
+                match incoming {
+                    Some((_, incoming)) => match select(
+                        std::pin::pin!(incoming.next()),
+                        &mut due,
+                    )
+                    .await
+                    {
+                        Either::Left((answer, _)) => answer,
+                        Either::Right(((), _)) => {
+                            let to = self.connection.target;
+                            Some(Err(NetError::DeadlineExceeded { to, deadline }))
+                        }
+                    },
+                    None => std::future::pending().await,
                 }
             };
             let event = match select(std::pin::pin!(receive), std::pin::pin!(send)).await {
-                Either::Left((answer, _)) => Event::Answer(answer),
+                Either::Left((answer, _)) => Event::Answer(received(answer)),
                 Either::Right((Some(request), _)) => Event::Request(Box::new(request)),
                 Either::Right((None, _)) => Event::End,
             };
@@ -288,7 +287,7 @@ where
                 }
                 Event::Request(request) => {
                     if self.under_way == 0 {
-                        due = self.env.sleep(self.deadline);
+                        due = env.sleep(deadline);
                     }
                     if let Err(error) = self.send(*request).await {
                         return Some(Err(error));
@@ -301,9 +300,25 @@ where
 
     async fn send(&mut self, request: AppendEntriesRequest<RaftTypes>) -> Result<(), RpcError> {
         let message = encode(&request).map_err(|error| broken(&error))?;
-        self.outgoing.send(message).await.map_err(|error| unreachable(&error))?;
+        if self.halves.is_none() {
+            let group = self.connection.network.group;
+            self.halves = Some(self.connection.open(&Opening::Append { group }).await?);
+        }
+        if let Some((outgoing, _)) = &self.halves {
+            outgoing.send(message).await.map_err(|error| unreachable(&error))?;
+        }
         self.under_way += 1;
         Ok(())
+    }
+}
+
+fn received(
+    answer: Option<Result<Bytes, NetError>>,
+) -> Result<StreamAppendResult<RaftTypes>, RpcError> {
+    match answer {
+        Some(Ok(answer)) => decode(&answer).map_err(|error| broken(&error)),
+        Some(Err(error)) => Err(unreachable(&error)),
+        None => Err(closed()),
     }
 }
 

@@ -179,7 +179,6 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped. A group that has members already is left alone.
     pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConfirmError> {
-        #[expect(clippy::zero_sized_map_values, reason = "openraft takes a map")]
         let members: BTreeMap<u64, Member> =
             voters.iter().map(|node| (node.get(), Member)).collect();
         match self.raft.initialize(members).await {

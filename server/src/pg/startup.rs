@@ -111,7 +111,7 @@ impl Startup {
         Ok(startup)
     }
 
-    /// Appends the answer to a client that gets its session, up to but without ReadyForQuery.
+    /// Appends the answer to a client that gets its session, up to but without `ReadyForQuery`.
     pub fn accept(
         self,
         status: Vec<(String, String)>,

@@ -160,14 +160,14 @@ async fn vanished<R: AsyncRead + Unpin>(reader: &mut R, input: &mut BytesMut) {
             Ok(0) | Err(_) => return,
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Completes when the server stops.
 async fn shut_down(shutdown: &mut watch::Receiver<bool>) {
     if shutdown.wait_for(|stopping| *stopping).await.is_err() {
         // Whoever could say so is gone without saying so.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -183,7 +183,7 @@ fn going_down() -> End {
 mod tests {
     use bytes::BufMut;
     use futures::FutureExt;
-    use meridian_truetime::{CostModel, Environment, World};
+    use meridian_truetime::{CostModel, World};
     use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 
     use super::super::cancel::Sessions;

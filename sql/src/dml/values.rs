@@ -13,7 +13,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::{ColumnInfo, TableInfo};
-use crate::error::SqlError;
+use crate::error::{SqlError, SqlState};
 use crate::plan::checked::checked;
 use crate::plan::errors::sql_error;
 use crate::plan::literals::settle;
@@ -177,8 +177,12 @@ fn number(digits: &str, format: &SessionFormat) -> Result<Given, SqlError> {
     if let Ok(value) = digits.parse::<i64>() {
         return Ok(Given::Value(ScalarValue::Int64(Some(value)), PgType::Int8));
     }
-    let value = text::parse(PgType::UnboundedNumeric, &digits, format)?;
-    Ok(Given::Value(value, PgType::UnboundedNumeric))
+    match text::parse(PgType::UnboundedNumeric, &digits, format) {
+        Ok(value) => Ok(Given::Value(value, PgType::UnboundedNumeric)),
+        // More digits than a decimal holds, such as 1e300: the column's type reads it as it can.
+        Err(error) if error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED => Ok(Given::Text(digits)),
+        Err(error) => Err(error),
+    }
 }
 
 fn has_subquery(expr: &Expr) -> bool {

@@ -143,20 +143,23 @@ pub(super) fn array<'a>(
     cells: impl ExactSizeIterator<Item = &'a Cell>,
 ) -> ArrayRef {
     match data_type {
-        DataType::Boolean => Arc::new(BooleanArray::from_iter(cells.map(|cell| match cell {
-            Cell::Bool(value) => Some(*value),
-            _ => None,
-        }))),
-        DataType::Int16 => Arc::new(Int16Array::from_iter(numbers(cells))),
-        DataType::Int32 => Arc::new(Int32Array::from_iter(numbers(cells))),
-        DataType::Int64 => Arc::new(Int64Array::from_iter(numbers(cells))),
-        DataType::UInt32 => Arc::new(UInt32Array::from_iter(numbers(cells))),
+        DataType::Boolean => {
+            let truth = |cell: &Cell| match cell {
+                Cell::Bool(value) => Some(*value),
+                _ => None,
+            };
+            Arc::new(cells.map(truth).collect::<BooleanArray>())
+        }
+        DataType::Int16 => Arc::new(numbers(cells).collect::<Int16Array>()),
+        DataType::Int32 => Arc::new(numbers(cells).collect::<Int32Array>()),
+        DataType::Int64 => Arc::new(numbers(cells).collect::<Int64Array>()),
+        DataType::UInt32 => Arc::new(numbers(cells).collect::<UInt32Array>()),
         DataType::Float32 => {
             let reals = numbers::<i16>(cells).map(|number| number.map(f32::from));
-            Arc::new(Float32Array::from_iter(reals))
+            Arc::new(reals.collect::<Float32Array>())
         }
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
-            let micros = TimestampMicrosecondArray::from_iter(numbers(cells));
+            let micros: TimestampMicrosecondArray = numbers(cells).collect();
             Arc::new(micros.with_timezone_opt(zone.clone()))
         }
         DataType::List(item) => {
@@ -166,12 +169,12 @@ pub(super) fn array<'a>(
                 _ => &[],
             };
             let offsets = OffsetBuffer::from_lengths(lists.iter().map(|list| items_of(list).len()));
-            let items: Vec<&Cell> = lists.iter().flat_map(|list| items_of(list)).collect();
+            let items: Vec<&Cell> = lists.iter().flat_map(items_of).collect();
             let items = array(item.data_type(), items.into_iter());
             let valid = lists.iter().map(|list| matches!(list, Cell::List(_)));
             Arc::new(ListArray::new(item.clone(), offsets, items, Some(valid.collect())))
         }
-        DataType::Utf8 => Arc::new(StringArray::from_iter(cells.map(Cell::as_str))),
+        DataType::Utf8 => Arc::new(cells.map(Cell::as_str).collect::<StringArray>()),
         other => new_null_array(other, cells.len()),
     }
 }
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn cells_survive_arrow() {
-        let lists = [Cell::from_iter([1, 2]), Cell::Null, Cell::List(Vec::new())];
+        let lists = [[1, 2].into_iter().collect(), Cell::Null, Cell::List(Vec::new())];
         for (type_name, cells) in [
             ("bool", vec![Cell::Bool(true), Cell::Null]),
             ("oid", vec![Cell::from(u32::MAX), Cell::Null]),
@@ -200,7 +203,7 @@ mod tests {
             ("text", vec![Cell::from(""), Cell::Null, Cell::from("x")]),
             ("int2vector", lists.to_vec()),
             ("oid[]", lists.to_vec()),
-            ("aclitem[]", vec![Cell::from_iter(["a=r/a"]), Cell::Null]),
+            ("aclitem[]", vec![["a=r/a"].into_iter().collect(), Cell::Null]),
         ] {
             let array = array(&pg_type(type_name).arrow_type(), cells.iter());
             let back: Vec<Cell> = (0..array.len()).map(|row| Cell::of(&array, row)).collect();

@@ -56,6 +56,12 @@ impl Definition {
     /// A row with these values; the rest is NULL, or nothing (0, false, empty) where NULL may not be.
     pub(super) fn row<const N: usize>(&self, values: [(&str, Cell); N]) -> Vec<Cell> {
         let mut row: Vec<Cell> = self.columns.iter().map(Column::nothing).collect();
+        self.set(&mut row, values);
+        row
+    }
+
+    /// Puts these values into a row.
+    pub(super) fn set<const N: usize>(&self, row: &mut [Cell], values: [(&str, Cell); N]) {
         for (name, value) in values {
             let position = self.columns.iter().position(|column| column.name == name);
             debug_assert!(position.is_some(), "{} has no column {name}", self.name);
@@ -63,7 +69,6 @@ impl Definition {
                 row[position] = value;
             }
         }
-        row
     }
 }
 
@@ -106,8 +111,7 @@ fn parse(schema: &'static str, text: &'static str) -> Relations {
                 columns.push(Column { name, type_name, not_null: type_name.len() < word.len() });
             }
         }
-        let fields: Vec<Field> =
-            columns.iter().map(Column::field).collect();
+        let fields: Vec<Field> = columns.iter().map(Column::field).collect();
         let definition = Definition {
             schema,
             name,

@@ -1,7 +1,12 @@
 //! PostgreSQL's functions over the catalogs and the session, one row at a time: they are called on
 //! catalogs of a few hundred rows.
 
+#[allow(clippy::unnecessary_wraps, reason = "every function has the one shape that they share")]
 mod library;
+#[allow(clippy::unnecessary_wraps, reason = "as above")]
+mod names;
+#[allow(clippy::unnecessary_wraps, reason = "as above")]
+mod text;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -21,8 +26,9 @@ use super::world::World;
 use crate::error::SqlError;
 use crate::types::PgType;
 
+type Outcome = Result<Cell, SqlError>;
 /// What a function does, given as many arguments as it has asked for.
-type Body = fn(&World, &[Cell]) -> Result<Cell, SqlError>;
+type Body = fn(&World, &[Cell]) -> Outcome;
 
 /// A function as it is written down in the library.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use super::definition::Definition;
 use super::rows::{Row, Rows};
 use super::types;
 use super::world::{OWNER_NAME, Relation, World};
-use crate::catalog::{ColumnInfo, TableInfo};
+use crate::catalog::TableInfo;
 use crate::types::PgType;
 
 /// What PostgreSQL calls the greatest length of a string without a limit, in bytes.
@@ -39,14 +39,14 @@ fn user_tables(world: &World) -> impl Iterator<Item = &TableInfo> {
 }
 
 fn schemata(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(_, name): (u32, String)| {
+    let row = |(_, name): &(u32, String)| {
         definition.row([
             ("catalog_name", database(world)),
             ("schema_name", name.into()),
             ("schema_owner", OWNER_NAME.into()),
         ])
     };
-    world.namespaces().into_iter().map(row).collect()
+    world.namespaces().iter().map(row).collect()
 }
 
 fn tables(world: &World, definition: &Definition) -> Vec<Row> {
@@ -54,7 +54,7 @@ fn tables(world: &World, definition: &Definition) -> Vec<Row> {
         let (kind, writable) = match relation {
             Relation::Table(table) => ("BASE TABLE", !table.is_system()),
             Relation::System(system) if system.kind == 'r' => ("BASE TABLE", false),
-            Relation::System(_) => ("VIEW", false),
+            Relation::System(_) | Relation::View(..) => ("VIEW", false),
             Relation::PrimaryKey(_) => return None,
         };
         Some(definition.row([
@@ -71,31 +71,56 @@ fn tables(world: &World, definition: &Definition) -> Vec<Row> {
 
 fn columns(world: &World, definition: &Definition) -> Vec<Row> {
     let mut rows = Vec::new();
-    for table in user_tables(world) {
-        for (position, column) in table.columns.iter().enumerate() {
-            rows.push(column_row(world, definition, table, position, column));
+    for relation in world.relations() {
+        match relation {
+            Relation::Table(table) => {
+                for (position, column) in table.columns.iter().enumerate() {
+                    let mut row = column_row(
+                        world,
+                        definition,
+                        relation,
+                        position,
+                        &column.name,
+                        column.pg_type,
+                    );
+                    let more = [
+                        ("column_default", column.default.clone().into()),
+                        ("is_nullable", yes_or_no(column.nullable)),
+                        ("is_updatable", yes_or_no(!table.is_system())),
+                    ];
+                    definition.set(&mut row, more);
+                    rows.push(row);
+                }
+            }
+            Relation::View(view, _) => {
+                for (position, (name, pg_type)) in view.columns.iter().enumerate() {
+                    rows.push(column_row(world, definition, relation, position, name, *pg_type));
+                }
+            }
+            Relation::System(_) | Relation::PrimaryKey(_) => {}
         }
     }
     rows
 }
 
+/// A column that may be NULL and can't be changed.
 fn column_row(
     world: &World,
     definition: &Definition,
-    table: &TableInfo,
+    relation: Relation,
     position: usize,
-    column: &ColumnInfo,
+    name: &str,
+    pg_type: PgType,
 ) -> Row {
-    let facts = Facts::of(column.pg_type);
+    let facts = Facts::of(pg_type);
     definition.row([
         ("table_catalog", database(world)),
-        ("table_schema", (&table.schema).into()),
-        ("table_name", (&table.name).into()),
-        ("column_name", (&column.name).into()),
+        ("table_schema", relation.schema().to_owned().into()),
+        ("table_name", relation.name().into()),
+        ("column_name", name.to_owned().into()),
         ("ordinal_position", (position + 1).into()),
-        ("column_default", column.default.clone().into()),
-        ("is_nullable", yes_or_no(column.nullable)),
-        ("data_type", types::format_type(column.pg_type.oid(), None).into()),
+        ("is_nullable", "YES".into()),
+        ("data_type", types::format_type(pg_type.oid(), None).into()),
         ("character_maximum_length", facts.characters.into()),
         ("character_octet_length", facts.octets.into()),
         ("numeric_precision", facts.precision.into()),
@@ -104,13 +129,13 @@ fn column_row(
         ("datetime_precision", facts.time_digits.into()),
         ("udt_catalog", database(world)),
         ("udt_schema", "pg_catalog".into()),
-        ("udt_name", column.pg_type.typname().into()),
+        ("udt_name", pg_type.typname().into()),
         ("dtd_identifier", (position + 1).to_string().into()),
         ("is_self_referencing", "NO".into()),
         ("is_identity", "NO".into()),
         ("identity_cycle", "NO".into()),
         ("is_generated", "NEVER".into()),
-        ("is_updatable", yes_or_no(!table.is_system())),
+        ("is_updatable", "NO".into()),
     ])
 }
 
@@ -127,12 +152,8 @@ struct Facts {
 
 impl Facts {
     fn of(pg_type: PgType) -> Self {
-        let binary = |bits, scale| Self {
-            precision: Some(bits),
-            radix: Some(2),
-            scale,
-            ..Self::default()
-        };
+        let binary =
+            |bits, scale| Self { precision: Some(bits), radix: Some(2), scale, ..Self::default() };
         match pg_type {
             PgType::Int2 => binary(16, Some(0)),
             PgType::Int4 => binary(32, Some(0)),
@@ -225,7 +246,10 @@ mod tests {
     #[test]
     fn types_have_the_standards_facts() {
         let numeric = Facts::of(PgType::Numeric { precision: 12, scale: 2 });
-        assert_eq!((numeric.precision, numeric.radix, numeric.scale), (Some(12), Some(10), Some(2)));
+        assert_eq!(
+            (numeric.precision, numeric.radix, numeric.scale),
+            (Some(12), Some(10), Some(2))
+        );
         let varchar = Facts::of(PgType::Varchar(Some(8)));
         assert_eq!((varchar.characters, varchar.octets), (Some(8), Some(32)));
         assert_eq!(Facts::of(PgType::Int8).precision, Some(64));

@@ -26,6 +26,8 @@ mod rows;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 mod tests;
 mod types;
 mod world;
@@ -36,7 +38,7 @@ use datafusion::catalog::SchemaProvider;
 use datafusion::logical_expr::ScalarUDF;
 
 pub use rewrite::{rewrite_expression, rewrite_query};
-pub use world::SessionInfo;
+pub use world::{SessionInfo, ViewInfo};
 
 use crate::catalog::CatalogSnapshot;
 use world::World;
@@ -51,7 +53,14 @@ impl PgCatalog {
     /// The catalogs of these tables, for this session.
     #[must_use]
     pub fn new(snapshot: Arc<CatalogSnapshot>, session: Arc<SessionInfo>) -> Self {
-        Self { world: Arc::new(World { snapshot, session }) }
+        Self { world: Arc::new(World::new(snapshot, session, Arc::new([]))) }
+    }
+
+    /// The same with these views, which have no rows in the catalog, shown too.
+    #[must_use]
+    pub fn with_views(self, views: Arc<[ViewInfo]>) -> Self {
+        let (snapshot, session) = (self.world.snapshot.clone(), self.world.session.clone());
+        Self { world: Arc::new(World::new(snapshot, session, views)) }
     }
 
     /// The schemas to register, with their names: `pg_catalog` and `information_schema`.

@@ -13,17 +13,20 @@
 //! | the same shown, or cast to text | `regclassout(regclassin(x))`, a name |
 //! | `generate_subscripts(x, 1)` | `unnest(array_subscripts(x, 1, first))` |
 //! | `ARRAY(SELECT x ...)` | `(SELECT array_agg(x) ...)`, empty for NULL |
-//! | `x = ANY('{a,b}')` | `x = ANY(ARRAY['a', 'b'])` |
+//! | `x = ANY('{a,b}')`, `x <> ALL('{a,b}')` | `x IN ('a', 'b')`, `x NOT IN ('a', 'b')` |
+//! | `x LIKE y ESCAPE '/'` | `x LIKE like_escape(y, '/')` |
 //! | a correlated subquery that doesn't aggregate, an EXISTS in the select list | see [`subqueries`] |
 
+mod arrays;
 mod build;
+mod scope;
 mod subqueries;
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem,
-    SetExpr, TableFactor, VisitMut, VisitorMut,
+    SetExpr, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::definition;
@@ -106,28 +109,37 @@ impl VisitorMut for Dialect {
                 unqualify(&mut function.name);
                 let name = catalog_name(&function.name);
                 let rewritten = match (name.as_deref(), &function.args) {
-                    (Some("array"), FunctionArguments::Subquery(query)) => {
-                        subqueries::array_of(query)
-                    }
-                    (Some("generate_subscripts"), args) => subqueries::subscripts_of(args),
+                    (Some("array"), FunctionArguments::Subquery(query)) => arrays::array_of(query),
+                    (Some("generate_subscripts"), args) => arrays::subscripts_of(args),
                     _ => None,
                 };
                 if let Some(rewritten) = rewritten {
                     *expr = rewritten;
                 }
             }
-            Expr::Identifier(name) => {
+            Expr::Identifier(name)
                 // Reserved in PostgreSQL, but to the parser just a name.
                 if name.quote_style.is_none()
                     && matches!(fold(name).as_str(), "current_schema" | "current_role")
-                {
+                => {
                     *expr = build::call(&fold(name), vec![]);
                 }
-            }
             Expr::BinaryOp { left, op, right } => binary(left, op, right),
-            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
-                if let Some(array) = build::array_literal(right) {
-                    **right = array;
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+                if let Some(list) = build::list_literal(right) {
+                    *expr = Expr::InList { expr: left.clone(), list, negated: false };
+                }
+            }
+            Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+                if let Some(list) = build::list_literal(right) {
+                    *expr = Expr::InList { expr: left.clone(), list, negated: true };
+                }
+            }
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                // DataFusion knows the backslash only.
+                if let Some(escape) = escape_char.take_if(|escape| !is_backslash(escape)) {
+                    let args = vec![build::take(pattern), Expr::Value(escape)];
+                    **pattern = build::call("like_escape", args);
                 }
             }
             Expr::Collate { expr: inner, collation } if is_by_bytes(collation) => {
@@ -143,6 +155,10 @@ impl VisitorMut for Dialect {
         }
         ControlFlow::Continue(())
     }
+}
+
+fn is_backslash(escape: &ast::ValueWithSpan) -> bool {
+    matches!(&escape.value, Value::SingleQuotedString(text) if text == "\\")
 }
 
 /// Whether a collation compares bytes, as all comparisons here do.
@@ -205,7 +221,10 @@ fn operator(symbol: &str) -> Option<BinaryOperator> {
 fn is_array_column(expr: &Expr) -> bool {
     let Some(name) = build::column_name(expr) else { return false };
     definition::all().any(|relation| {
-        relation.columns.iter().any(|column| column.name == name && column.type_name.ends_with("[]"))
+        relation
+            .columns
+            .iter()
+            .any(|column| column.name == name && column.type_name.ends_with("[]"))
     })
 }
 
@@ -242,8 +261,7 @@ fn show_name(expr: &mut Expr) {
         Expr::Nested(inner) => show_name(inner),
         Expr::Function(function) => {
             let called = catalog_name(&function.name);
-            let known =
-                OBJECT_NAMES.iter().find(|(_, input, _)| called.as_deref() == Some(*input));
+            let known = OBJECT_NAMES.iter().find(|(_, input, _)| called.as_deref() == Some(*input));
             if let Some((_, _, output)) = known {
                 let shown = build::take(expr);
                 *expr = build::call(output, vec![shown]);

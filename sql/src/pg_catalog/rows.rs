@@ -1,47 +1,42 @@
 //! The rows of `pg_catalog`'s tables and views. What has no function here is always empty.
 
+mod fixed;
+
 use super::cell::Cell;
 use super::definition::{self, Definition};
 use super::types::{self, TypeInfo};
-use super::world::{
-    self, BTREE, COLLATION, DATABASE, HEAP, OWNER, OWNER_NAME, Relation, UTF8, World,
-};
-use crate::catalog::TableInfo;
+use super::world::{BTREE, HEAP, OWNER, OWNER_NAME, Relation, World};
+use crate::catalog::{ColumnInfo, TableInfo};
+use crate::types::PgType;
 
 pub(super) type Row = Vec<Cell>;
 /// Makes the rows of one relation.
 pub(super) type Rows = fn(&World, &Definition) -> Vec<Row>;
 
-/// The object ids of the default collation and of `C`.
-const DEFAULT_COLLATION: u32 = 100;
-const C_COLLATION: u32 = 950;
-/// The tablespace of everything.
-const TABLESPACE: u32 = 1663;
-
 /// What makes the rows of a relation of `pg_catalog`; nothing if it never has any.
 pub(super) fn of(name: &str) -> Option<Rows> {
     Some(match name {
-        "pg_am" => access_methods,
+        "pg_am" => fixed::access_methods,
         "pg_attrdef" => defaults,
         "pg_attribute" => attributes,
-        "pg_authid" | "pg_roles" => roles,
+        "pg_authid" | "pg_roles" => fixed::roles,
         "pg_class" => classes,
-        "pg_collation" => collations,
+        "pg_collation" => fixed::collations,
         "pg_constraint" => constraints,
-        "pg_database" => databases,
+        "pg_database" => fixed::databases,
         "pg_depend" => dependencies,
-        "pg_description" => descriptions,
+        "pg_description" => fixed::descriptions,
         "pg_index" => indexes,
         "pg_indexes" => index_list,
-        "pg_language" => languages,
-        "pg_namespace" => namespaces,
-        "pg_opclass" => operator_classes,
-        "pg_proc" => functions,
-        "pg_settings" => settings,
-        "pg_shadow" | "pg_user" => users,
+        "pg_language" => fixed::languages,
+        "pg_namespace" => fixed::namespaces,
+        "pg_opclass" => fixed::operator_classes,
+        "pg_proc" => fixed::functions,
+        "pg_settings" => fixed::settings,
+        "pg_shadow" | "pg_user" => fixed::users,
         "pg_tables" => tables,
-        "pg_tablespace" => tablespaces,
-        "pg_type" => all_types,
+        "pg_tablespace" => fixed::tablespaces,
+        "pg_type" => fixed::all_types,
         "pg_views" => views,
         _ => return None,
     })
@@ -67,6 +62,7 @@ fn classes(world: &World, definition: &Definition) -> Vec<Row> {
         let (kind, access, columns) = match relation {
             Relation::Table(table) => ('r', HEAP, table.columns.len()),
             Relation::PrimaryKey(table) => ('i', BTREE, table.primary_key.len()),
+            Relation::View(view, _) => ('v', 0, view.columns.len()),
             Relation::System(system) if system.kind == 'r' => ('r', HEAP, system.columns.len()),
             Relation::System(system) => (system.kind, 0, system.columns.len()),
         };
@@ -102,48 +98,52 @@ struct Attribute<'a> {
 }
 
 fn attributes(world: &World, definition: &Definition) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for table in user_tables(world) {
-        for (position, column) in table.columns.iter().enumerate() {
-            rows.push(Attribute {
-                relation: table.oid(),
-                name: &column.name,
-                type_oid: column.pg_type.oid(),
-                modifier: column.pg_type.typmod(),
-                not_null: !column.nullable,
-                has_default: column.default.is_some(),
-            }
-            .row(definition, position));
-        }
-        for (position, column) in table.key_columns().enumerate() {
-            rows.push(Attribute {
-                relation: table.primary_key_oid(),
-                name: &column.name,
-                type_oid: column.pg_type.oid(),
-                modifier: column.pg_type.typmod(),
-                not_null: false,
-                has_default: false,
-            }
-            .row(definition, position));
-        }
-    }
-    for system in definition::all() {
-        for (position, column) in system.columns.iter().enumerate() {
-            rows.push(Attribute {
-                relation: system.oid,
-                name: column.name,
-                type_oid: types::oid_of(column.type_name),
-                modifier: -1,
-                not_null: column.not_null,
-                has_default: false,
-            }
-            .row(definition, position));
-        }
-    }
-    rows
+    let attributes = world.relations().flat_map(Attribute::all);
+    attributes.map(|(position, attribute)| attribute.row(definition, position)).collect()
 }
 
-impl Attribute<'_> {
+impl<'a> Attribute<'a> {
+    /// The columns of a relation, with their positions.
+    fn all(relation: Relation<'a>) -> Vec<(usize, Self)> {
+        let oid = relation.oid();
+        let typed = |name: &'a str, pg_type: PgType| Self {
+            relation: oid,
+            name,
+            type_oid: pg_type.oid(),
+            modifier: pg_type.typmod(),
+            not_null: false,
+            has_default: false,
+        };
+        let attributes: Vec<Self> = match relation {
+            Relation::Table(table) => {
+                let of_column = |column: &'a ColumnInfo| Self {
+                    not_null: !column.nullable,
+                    has_default: column.default.is_some(),
+                    ..typed(&column.name, column.pg_type)
+                };
+                table.columns.iter().map(of_column).collect()
+            }
+            Relation::PrimaryKey(table) => {
+                table.key_columns().map(|column| typed(&column.name, column.pg_type)).collect()
+            }
+            Relation::View(view, _) => {
+                view.columns.iter().map(|(name, pg_type)| typed(name, *pg_type)).collect()
+            }
+            Relation::System(system) => {
+                let of_column = |column: &'static definition::Column| Self {
+                    relation: oid,
+                    name: column.name,
+                    type_oid: types::oid_of(column.type_name),
+                    modifier: -1,
+                    not_null: column.not_null,
+                    has_default: false,
+                };
+                system.columns.iter().map(of_column).collect()
+            }
+        };
+        attributes.into_iter().enumerate().collect()
+    }
+
     fn row(&self, definition: &Definition, position: usize) -> Row {
         let info = types::by_oid(self.type_oid);
         let facts = |of: fn(&TypeInfo) -> Cell| info.map_or(Cell::Null, of);
@@ -199,7 +199,7 @@ fn indexes(world: &World, definition: &Definition) -> Vec<Row> {
         let count = table.primary_key.len();
         let info = |column: usize| types::by_oid(table.columns[column].pg_type.oid());
         let collation = |&column: &usize| info(column).map_or(0, |info| info.collation);
-        let class = |&column: &usize| info(column).map_or(0, operator_class_oid);
+        let class = |&column: &usize| info(column).map_or(0, fixed::operator_class_oid);
         definition.row([
             ("indexrelid", table.primary_key_oid().into()),
             ("indrelid", table.oid().into()),
@@ -299,221 +299,22 @@ fn tables(world: &World, definition: &Definition) -> Vec<Row> {
     world.relations().filter_map(row).collect()
 }
 
-fn views(_: &World, definition: &Definition) -> Vec<Row> {
-    let row = |system: &Definition| {
-        definition.row([
-            ("schemaname", system.schema.into()),
-            ("viewname", system.name.into()),
-            ("viewowner", OWNER_NAME.into()),
-        ])
+fn views(world: &World, definition: &Definition) -> Vec<Row> {
+    let row = |relation: Relation| {
+        let is_view = match relation {
+            Relation::View(..) => true,
+            Relation::System(system) => system.kind == 'v',
+            Relation::Table(_) | Relation::PrimaryKey(_) => false,
+        };
+        is_view.then(|| {
+            definition.row([
+                ("schemaname", relation.schema().to_owned().into()),
+                ("viewname", relation.name().into()),
+                ("viewowner", OWNER_NAME.into()),
+            ])
+        })
     };
-    definition::all().filter(|system| system.kind == 'v').map(row).collect()
-}
-
-fn namespaces(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(oid, name): (u32, String)| {
-        definition.row([
-            ("oid", oid.into()),
-            ("nspname", name.into()),
-            ("nspowner", OWNER.into()),
-        ])
-    };
-    world.namespaces().into_iter().map(row).collect()
-}
-
-fn roles(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(oid, name): (u32, String)| {
-        definition.row([
-            ("oid", oid.into()),
-            ("rolname", name.into()),
-            ("rolsuper", true.into()),
-            ("rolinherit", true.into()),
-            ("rolcreaterole", true.into()),
-            ("rolcreatedb", true.into()),
-            ("rolcanlogin", true.into()),
-            ("rolreplication", true.into()),
-            ("rolbypassrls", true.into()),
-            ("rolconnlimit", (-1).into()),
-        ])
-    };
-    world.roles().into_iter().map(row).collect()
-}
-
-fn users(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(oid, name): (u32, String)| {
-        definition.row([
-            ("usename", name.into()),
-            ("usesysid", oid.into()),
-            ("usecreatedb", true.into()),
-            ("usesuper", true.into()),
-            ("userepl", true.into()),
-            ("usebypassrls", true.into()),
-        ])
-    };
-    world.roles().into_iter().map(row).collect()
-}
-
-fn databases(world: &World, definition: &Definition) -> Vec<Row> {
-    vec![definition.row([
-        ("oid", DATABASE.into()),
-        ("datname", (&world.session.database).into()),
-        ("datdba", OWNER.into()),
-        ("encoding", UTF8.into()),
-        ("datlocprovider", 'c'.into()),
-        ("datallowconn", true.into()),
-        ("datconnlimit", (-1).into()),
-        ("dattablespace", TABLESPACE.into()),
-        ("datcollate", COLLATION.into()),
-        ("datctype", COLLATION.into()),
-    ])]
-}
-
-fn tablespaces(_: &World, definition: &Definition) -> Vec<Row> {
-    vec![definition.row([
-        ("oid", TABLESPACE.into()),
-        ("spcname", "pg_default".into()),
-        ("spcowner", OWNER.into()),
-    ])]
-}
-
-fn access_methods(_: &World, definition: &Definition) -> Vec<Row> {
-    let methods = [(HEAP, "heap", 't'), (BTREE, "btree", 'i')];
-    let row = |(oid, name, kind): (u32, &'static str, char)| {
-        definition.row([("oid", oid.into()), ("amname", name.into()), ("amtype", kind.into())])
-    };
-    methods.map(row).into()
-}
-
-fn collations(_: &World, definition: &Definition) -> Vec<Row> {
-    let collations = [(DEFAULT_COLLATION, "default", 'd'), (C_COLLATION, "C", 'c')];
-    let row = |(oid, name, provider): (u32, &'static str, char)| {
-        let locale = (provider == 'c').then_some("C");
-        definition.row([
-            ("oid", oid.into()),
-            ("collname", name.into()),
-            ("collnamespace", world::PG_CATALOG.into()),
-            ("collowner", OWNER.into()),
-            ("collprovider", provider.into()),
-            ("collisdeterministic", true.into()),
-            ("collencoding", (-1).into()),
-            ("collcollate", locale.into()),
-            ("collctype", locale.into()),
-        ])
-    };
-    collations.map(row).into()
-}
-
-fn descriptions(_: &World, definition: &Definition) -> Vec<Row> {
-    vec![definition.row([
-        ("objoid", world::PUBLIC.into()),
-        ("classoid", catalog_oid("pg_namespace").into()),
-        ("description", "standard public schema".into()),
-    ])]
-}
-
-fn languages(_: &World, definition: &Definition) -> Vec<Row> {
-    let languages = [(12_u32, "internal"), (14, "sql")];
-    let row = |(oid, name): (u32, &'static str)| {
-        definition.row([
-            ("oid", oid.into()),
-            ("lanname", name.into()),
-            ("lanowner", OWNER.into()),
-            ("lanpltrusted", (name == "sql").into()),
-        ])
-    };
-    languages.map(row).into()
-}
-
-/// The default operator class of a type's B-trees, numbered after the type.
-fn operator_class_oid(info: &TypeInfo) -> u32 {
-    10_000 + info.oid
-}
-
-fn operator_classes(_: &World, definition: &Definition) -> Vec<Row> {
-    let ordered = types::all().filter(|info| info.kind == "b" && info.category != "A");
-    let row = |info: &TypeInfo| {
-        definition.row([
-            ("oid", operator_class_oid(info).into()),
-            ("opcmethod", BTREE.into()),
-            ("opcname", format!("{}_ops", info.name).into()),
-            ("opcnamespace", world::PG_CATALOG.into()),
-            ("opcowner", OWNER.into()),
-            ("opcintype", info.oid.into()),
-            ("opcdefault", true.into()),
-        ])
-    };
-    ordered.map(row).collect()
-}
-
-fn all_types(_: &World, definition: &Definition) -> Vec<Row> {
-    let row = |info: &TypeInfo| {
-        let [input, output, receive, send, modifier_in, modifier_out] =
-            info.functions.map(|(_, oid)| Cell::from(oid));
-        definition.row([
-            ("oid", info.oid.into()),
-            ("typname", info.name.into()),
-            ("typnamespace", world::PG_CATALOG.into()),
-            ("typowner", OWNER.into()),
-            ("typlen", info.length.into()),
-            ("typbyval", info.by_value.into()),
-            ("typtype", info.kind.into()),
-            ("typcategory", info.category.into()),
-            ("typispreferred", info.preferred.into()),
-            ("typisdefined", true.into()),
-            ("typdelim", ','.into()),
-            ("typelem", info.element.into()),
-            ("typarray", info.array.into()),
-            ("typinput", input),
-            ("typoutput", output),
-            ("typreceive", receive),
-            ("typsend", send),
-            ("typmodin", modifier_in),
-            ("typmodout", modifier_out),
-            ("typalign", info.align.into()),
-            ("typstorage", info.storage.into()),
-            ("typtypmod", (-1).into()),
-            ("typcollation", info.collation.into()),
-        ])
-    };
-    types::all().map(row).collect()
-}
-
-/// Only the functions that read and write types: drivers look up what `pg_type` names.
-fn functions(_: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(oid, name): (u32, &'static str)| {
-        definition.row([
-            ("oid", oid.into()),
-            ("proname", name.into()),
-            ("pronamespace", world::PG_CATALOG.into()),
-            ("proowner", OWNER.into()),
-            ("prolang", 12.into()),
-            ("procost", 1.into()),
-            ("prokind", 'f'.into()),
-            ("proisstrict", true.into()),
-            ("provolatile", 'i'.into()),
-            ("proparallel", 's'.into()),
-            ("prosrc", name.into()),
-        ])
-    };
-    types::functions().into_iter().map(row).collect()
-}
-
-fn settings(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |(name, value): (&String, &String)| {
-        definition.row([
-            ("name", name.into()),
-            ("setting", value.into()),
-            ("category", "Meridian".into()),
-            ("short_desc", "".into()),
-            ("context", "user".into()),
-            ("vartype", "string".into()),
-            ("source", "default".into()),
-            ("boot_val", value.into()),
-            ("reset_val", value.into()),
-            ("pending_restart", false.into()),
-        ])
-    };
-    world.session.settings.iter().map(row).collect()
+    world.relations().filter_map(row).collect()
 }
 
 #[cfg(test)]
@@ -573,7 +374,11 @@ mod tests {
                 assert_eq!(row.len(), definition.columns.len());
                 for (cell, column) in row.iter().zip(&definition.columns) {
                     let name = column.name;
-                    assert!(!(column.not_null && *cell == Cell::Null), "{}.{name}", definition.name);
+                    assert!(
+                        !(column.not_null && *cell == Cell::Null),
+                        "{}.{name}",
+                        definition.name
+                    );
                 }
             }
         }

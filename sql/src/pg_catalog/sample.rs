@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::world::{SessionInfo, World};
+use super::world::{SessionInfo, ViewInfo, World};
 use crate::catalog::{CatalogSnapshot, ColumnInfo, TableInfo};
 use crate::types::PgType;
 
@@ -51,8 +51,14 @@ pub(super) fn session() -> Arc<SessionInfo> {
     })
 }
 
+pub(super) fn views() -> Arc<[ViewInfo]> {
+    let columns = [("node", PgType::Int8), ("region", PgType::Text)];
+    let columns = columns.map(|(name, pg_type)| (name.to_owned(), pg_type)).into();
+    Arc::new([ViewInfo { schema: "meridian".to_owned(), name: "nodes".to_owned(), columns }])
+}
+
 pub(super) fn world() -> Arc<World> {
-    Arc::new(World { snapshot: snapshot(), session: session() })
+    Arc::new(World::new(snapshot(), session(), views()))
 }
 
 /// The columns called `owner` and those of the key are NOT NULL.

@@ -34,7 +34,8 @@ impl TypePlanner for PgTypes {
 }
 
 fn session() -> SessionContext {
-    let catalogs = PgCatalog::new(sample::snapshot(), sample::session());
+    let catalogs =
+        PgCatalog::new(sample::snapshot(), sample::session()).with_views(sample::views());
     let config = SessionConfig::new()
         .with_target_partitions(1)
         .with_information_schema(false)
@@ -69,7 +70,7 @@ async fn run(sql: &str) -> Result<Vec<RecordBatch>, DataFusionError> {
     DataFrame::new(state, plan).collect().await
 }
 
-fn shown(cell: &Cell) -> String {
+pub(super) fn shown(cell: &Cell) -> String {
     match cell {
         Cell::Null => String::new(),
         Cell::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
@@ -101,9 +102,30 @@ async fn error(sql: &str) -> SqlError {
 }
 
 /// The queries of a fixture.
-fn queries(fixture: &str) -> Vec<&str> {
+pub(super) fn queries(fixture: &str) -> Vec<&str> {
     fixture.split_inclusive(";\n").filter(|query| !query.trim().is_empty()).collect()
 }
+
+/// Every fixture, by its name.
+pub(super) const ALL: [(&str, &str); 17] = [
+    ("d", include_str!("testdata/d.sql")),
+    ("d_index", include_str!("testdata/d_index.sql")),
+    ("d_plus_table", include_str!("testdata/d_plus_table.sql")),
+    ("d_table", include_str!("testdata/d_table.sql")),
+    ("dT", include_str!("testdata/dT.sql")),
+    ("df", include_str!("testdata/df.sql")),
+    ("di", include_str!("testdata/di.sql")),
+    ("dn", include_str!("testdata/dn.sql")),
+    ("dp", include_str!("testdata/dp.sql")),
+    ("ds", include_str!("testdata/ds.sql")),
+    ("dt", include_str!("testdata/dt.sql")),
+    ("dt_plus", include_str!("testdata/dt_plus.sql")),
+    ("du", include_str!("testdata/du.sql")),
+    ("dv", include_str!("testdata/dv.sql")),
+    ("l", include_str!("testdata/l.sql")),
+    ("others", include_str!("testdata/others.sql")),
+    ("python", include_str!("testdata/python.sql")),
+];
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -124,6 +146,8 @@ async fn tables_are_listed() {
     assert_eq!(details[1], "public|accounts|table|meridian|permanent|heap||");
     assert_eq!(rows(fixture!("dv")[0]).await, [""; 0]);
     assert_eq!(rows(fixture!("ds")[0]).await, [""; 0]);
+    let in_meridian = fixture!("dv")[0].replace("pg_catalog.pg_table_is_visible(c.oid)", "true");
+    assert_eq!(rows(&in_meridian).await, ["meridian|nodes|view|meridian"]);
     let access = rows(fixture!("dp")[0]).await;
     assert_eq!(access[1], "public|accounts|table|||");
 }
@@ -170,10 +194,7 @@ async fn an_index_is_described() {
 #[tokio::test]
 async fn schemas_databases_and_roles_are_listed() {
     assert_eq!(rows(fixture!("dn")[0]).await, ["meridian|meridian", "public|meridian"]);
-    assert_eq!(
-        rows(fixture!("l")[0]).await,
-        ["bank|meridian|UTF8|C.UTF-8|C.UTF-8||libc|"]
-    );
+    assert_eq!(rows(fixture!("l")[0]).await, ["bank|meridian|UTF8|C.UTF-8|C.UTF-8||libc|"]);
     assert_eq!(
         rows(fixture!("du")[0]).await,
         ["alice|t|t|t|t|t|-1||{}|t|t", "meridian|t|t|t|t|t|-1||{}|t|t"]
@@ -249,16 +270,27 @@ async fn the_dialect_of_clients_is_understood() {
         ("SELECT version() LIKE 'PostgreSQL 15.18 %'", "t"),
         ("SELECT current_schemas(true)", "{pg_catalog,public}"),
         ("SELECT pg_backend_pid()", "4711"),
-        ("SELECT 'b' = ANY('{a,b}'), 2 = ANY('{1,3}'), 'r' = ANY(ARRAY['r', 'v'])", "t|f|t"),
+        ("SELECT 'b' = ANY('{a,b}'), 2 <> ALL('{1,3}'), 'r' = ANY(ARRAY['r', 'v'])", "t|t|t"),
         ("SELECT 'a' OPERATOR(pg_catalog.~) '^(A|a)$' COLLATE pg_catalog.default", "t"),
         (
             "SELECT array_to_string(ARRAY(SELECT attname FROM pg_attribute \
              WHERE attrelid = 16584 ORDER BY attnum DESC), ',')",
             "code,opened,balance,owner,id",
         ),
-        ("SELECT array_upper(conkey, 1), conkey[1] FROM pg_constraint WHERE conname = 'orders_pkey'", "2|3"),
+        (
+            "SELECT array_upper(conkey, 1), conkey[1] FROM pg_constraint WHERE conname = 'orders_pkey'",
+            "2|3",
+        ),
         ("SELECT relname FROM pg_class c WHERE c.tableoid = 1259 AND c.oid = 1259", "pg_class"),
-        ("SELECT unnest(indkey), generate_subscripts(indkey, 1) FROM pg_index WHERE indexrelid = 16585", "1|0"),
+        (
+            "SELECT unnest(indkey), generate_subscripts(indkey, 1) FROM pg_index WHERE indexrelid = 16585",
+            "1|0",
+        ),
+        (
+            "SELECT array_to_string(ARRAY(SELECT 't.' || x FROM unnest(ARRAY['a', 'b']) x), ',')",
+            "t.a,t.b",
+        ),
+        ("SELECT 'pg_x' LIKE 'pg/_%' ESCAPE '/', 'pgx' LIKE 'pg/_%' ESCAPE '/'", "t|f"),
         (
             "SELECT (SELECT nspname FROM pg_namespace n WHERE n.oid = c.relnamespace) \
              FROM pg_class c WHERE relname = 'orders'",
@@ -305,4 +337,7 @@ async fn the_standards_views_tell_the_same() {
     let sql = "SELECT table_name FROM information_schema.tables \
          WHERE table_schema = 'public' ORDER BY 1";
     assert_eq!(rows(sql).await, ["Odd Name", "accounts", "orders"]);
+    let sql = "SELECT column_name, data_type, is_nullable FROM information_schema.columns \
+         WHERE table_name = 'nodes' ORDER BY ordinal_position";
+    assert_eq!(rows(sql).await, ["node|bigint|YES", "region|text|YES"]);
 }

@@ -124,7 +124,8 @@ pub(super) fn format_type(oid: u32, modifier: Option<i32>) -> String {
     let name = sql_name(info);
     let Some(modifier) = modifier.filter(|modifier| *modifier >= 0) else {
         // `character` alone is `character(1)`, so the type without a length goes by its own name.
-        return if info.name == "bpchar" && modifier.is_some() { info.name } else { name }.to_owned();
+        return if info.name == "bpchar" && modifier.is_some() { info.name } else { name }
+            .to_owned();
     };
     match info.name {
         "bpchar" | "varchar" => format!("{name}({})", modifier - HEADER),
@@ -160,7 +161,10 @@ mod tests {
     fn every_line_of_the_file_is_a_type() {
         assert_eq!(all().count(), 95);
         let info = by_oid(1700).unwrap();
-        assert_eq!((info.name, info.array, info.functions[0]), ("numeric", 1231, ("numeric_in", 1701)));
+        assert_eq!(
+            (info.name, info.array, info.functions[0]),
+            ("numeric", 1231, ("numeric_in", 1701))
+        );
     }
 
     // What PostgreSQL 15 answers to the same calls.

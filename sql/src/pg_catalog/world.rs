@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::definition::{self, Definition};
 use crate::catalog::{CatalogSnapshot, TableInfo};
+use crate::types::PgType;
 
 /// The role that owns everything: PostgreSQL's bootstrap superuser.
 pub(super) const OWNER: u32 = 10;
@@ -31,6 +32,8 @@ const INFORMATION_SCHEMA: u32 = 13_207;
 const MERIDIAN: u32 = 16_382;
 /// Any other schema follows from here, in order of their names.
 const OTHER_SCHEMAS: u32 = 15_000;
+/// The views follow from here, as they are given.
+const VIEWS: u32 = 16_000;
 
 /// What the catalogs say of the session that asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,11 +49,25 @@ pub struct SessionInfo {
     pub settings: BTreeMap<String, String>,
 }
 
+/// A view that is no row of the catalog: one of those that show the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewInfo {
+    /// The schema that it is in.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The names and types of its columns.
+    pub columns: Vec<(String, PgType)>,
+}
+
 /// All that a row of a catalog is made from.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) snapshot: Arc<CatalogSnapshot>,
     pub(super) session: Arc<SessionInfo>,
+    pub(super) views: Arc<[ViewInfo]>,
+    namespaces: OnceLock<Vec<(u32, String)>>,
+    search_path: OnceLock<Vec<String>>,
 }
 
 /// Something with a row in `pg_class`.
@@ -59,6 +76,8 @@ pub(super) enum Relation<'a> {
     Table(&'a TableInfo),
     /// The index of this table's primary key.
     PrimaryKey(&'a TableInfo),
+    /// A view and its position among the views.
+    View(&'a ViewInfo, usize),
     System(&'static Definition),
 }
 
@@ -67,6 +86,7 @@ impl Relation<'_> {
         match self {
             Self::Table(table) => table.oid(),
             Self::PrimaryKey(table) => table.primary_key_oid(),
+            Self::View(_, position) => view_oid(*position),
             Self::System(definition) => definition.oid,
         }
     }
@@ -74,6 +94,7 @@ impl Relation<'_> {
     pub(super) fn schema(&self) -> &str {
         match self {
             Self::Table(table) | Self::PrimaryKey(table) => &table.schema,
+            Self::View(view, _) => &view.schema,
             Self::System(definition) => definition.schema,
         }
     }
@@ -82,39 +103,69 @@ impl Relation<'_> {
         match self {
             Self::Table(table) => table.name.clone(),
             Self::PrimaryKey(table) => table.primary_key_name(),
+            Self::View(view, _) => view.name.clone(),
             Self::System(definition) => definition.name.to_owned(),
         }
     }
 }
 
-/// The relation of that name. Without a schema, the system catalogs come first, then `public`.
-pub(super) fn find_relation<'a>(
-    snapshot: &'a CatalogSnapshot,
-    schema: Option<&str>,
-    name: &str,
-) -> Option<Relation<'a>> {
-    let system = definition::relations(schema.unwrap_or("pg_catalog"));
-    if let Some(definition) = system.and_then(|relations| relations.get(name)) {
-        return Some(Relation::System(definition));
-    }
-    let schema = schema.unwrap_or("public");
-    if let Some(table) = snapshot.table(schema, name) {
-        return Some(Relation::Table(table));
-    }
-    let table = snapshot.table(schema, name.strip_suffix("_pkey")?)?;
-    Some(Relation::PrimaryKey(table))
+fn view_oid(position: usize) -> u32 {
+    u32::try_from(position).map_or(u32::MAX, |position| VIEWS.saturating_add(position))
 }
 
 impl World {
-    /// Every relation: tables and their indexes, then the system's own.
+    pub(super) fn new(
+        snapshot: Arc<CatalogSnapshot>,
+        session: Arc<SessionInfo>,
+        views: Arc<[ViewInfo]>,
+    ) -> Self {
+        let (namespaces, search_path) = (OnceLock::new(), OnceLock::new());
+        Self { snapshot, session, views, namespaces, search_path }
+    }
+
+    /// Every relation: tables and their indexes, views, then the system's own.
     pub(super) fn relations(&self) -> impl Iterator<Item = Relation<'_>> {
         let tables = self.snapshot.tables.iter();
-        let users = tables.flat_map(|t| [Relation::Table(t), Relation::PrimaryKey(t)]);
-        users.chain(definition::all().map(Relation::System))
+        let tables = tables.flat_map(|t| [Relation::Table(t), Relation::PrimaryKey(t)]);
+        let views = self.views.iter().enumerate().map(|(position, v)| Relation::View(v, position));
+        tables.chain(views).chain(definition::all().map(Relation::System))
     }
 
     pub(super) fn relation(&self, oid: u32) -> Option<Relation<'_>> {
-        self.relations().find(|relation| relation.oid() == oid)
+        let tables = &self.snapshot.tables;
+        // They are in order of their ids, and so of what follows from those.
+        if let Ok(position) = tables.binary_search_by_key(&oid, |table| table.oid()) {
+            return Some(Relation::Table(&tables[position]));
+        }
+        if let Ok(position) = tables.binary_search_by_key(&oid, |table| table.primary_key_oid()) {
+            return Some(Relation::PrimaryKey(&tables[position]));
+        }
+        let views = self.views.iter().enumerate().map(|(position, v)| Relation::View(v, position));
+        let mut others = views.chain(definition::all().map(Relation::System));
+        others.find(|relation| relation.oid() == oid)
+    }
+
+    /// The relation of that name. Without a schema, the system catalogs come first, then those of
+    /// the search path.
+    pub(super) fn find_relation(&self, schema: Option<&str>, name: &str) -> Option<Relation<'_>> {
+        let Some(schema) = schema else {
+            let system = std::iter::once("pg_catalog");
+            let mut path = system.chain(self.search_path().iter().map(String::as_str));
+            return path.find_map(|schema| self.find_relation(Some(schema), name));
+        };
+        let system = definition::relations(schema).and_then(|relations| relations.get(name));
+        if let Some(definition) = system {
+            return Some(Relation::System(definition));
+        }
+        if let Some(table) = self.snapshot.table(schema, name) {
+            return Some(Relation::Table(table));
+        }
+        let mut views = self.views.iter().enumerate();
+        if let Some((at, view)) = views.find(|(_, v)| v.schema == schema && v.name == name) {
+            return Some(Relation::View(view, at));
+        }
+        let table = self.snapshot.table(schema, name.strip_suffix("_pkey")?)?;
+        Some(Relation::PrimaryKey(table))
     }
 
     /// The table whose primary key's index (and constraint) has this object id.
@@ -126,23 +177,27 @@ impl World {
     }
 
     /// Every schema with its object id.
-    pub(super) fn namespaces(&self) -> Vec<(u32, String)> {
-        let mut names: Vec<&str> = self.snapshot.tables.iter().map(|t| t.schema.as_str()).collect();
-        names.extend(["pg_catalog", "public", "information_schema", "meridian"]);
-        names.sort_unstable();
-        names.dedup();
-        let numbered = (OTHER_SCHEMAS..).zip(names);
-        numbered.map(|(other, name)| (fixed_namespace(name).unwrap_or(other), name.into())).collect()
+    pub(super) fn namespaces(&self) -> &[(u32, String)] {
+        self.namespaces.get_or_init(|| {
+            let tables = self.snapshot.tables.iter().map(|table| table.schema.as_str());
+            let views = self.views.iter().map(|view| view.schema.as_str());
+            let mut names: Vec<&str> = tables.chain(views).collect();
+            names.extend(["pg_catalog", "public", "information_schema", "meridian"]);
+            names.sort_unstable();
+            names.dedup();
+            let numbered = (OTHER_SCHEMAS..).zip(names);
+            let numbered =
+                numbered.map(|(other, name)| (fixed_namespace(name).unwrap_or(other), name));
+            numbered.map(|(oid, name)| (oid, name.to_owned())).collect()
+        })
     }
 
     pub(super) fn namespace_oid(&self, name: &str) -> Option<u32> {
-        let namespaces = self.namespaces();
-        namespaces.into_iter().find_map(|(oid, schema)| (schema == name).then_some(oid))
+        self.namespaces().iter().find_map(|(oid, schema)| (schema == name).then_some(*oid))
     }
 
-    pub(super) fn namespace_name(&self, oid: u32) -> Option<String> {
-        let namespaces = self.namespaces();
-        namespaces.into_iter().find_map(|(own, schema)| (own == oid).then_some(schema))
+    pub(super) fn namespace_name(&self, oid: u32) -> Option<&str> {
+        self.namespaces().iter().find_map(|(own, schema)| (*own == oid).then_some(schema.as_str()))
     }
 
     /// Every role with its object id.
@@ -159,13 +214,15 @@ impl World {
     }
 
     /// The schemas in which unqualified names are looked for, without the system's.
-    pub(super) fn search_path(&self) -> Vec<String> {
-        let setting = self.session.settings.get("search_path");
-        let path = setting.map_or("\"$user\", public", String::as_str);
-        let entries = path.split(',').map(|entry| entry.trim().trim_matches('"'));
-        let namespaces = self.namespaces();
-        let exists = |name: &&str| namespaces.iter().any(|(_, schema)| schema == name);
-        entries.filter(exists).map(str::to_owned).collect()
+    pub(super) fn search_path(&self) -> &[String] {
+        self.search_path.get_or_init(|| {
+            let setting = self.session.settings.get("search_path");
+            let path = setting.map_or("\"$user\", public", String::as_str);
+            let entries = path.split(',').map(|entry| entry.trim().trim_matches('"'));
+            let user = self.session.user.as_str();
+            let entries = entries.map(|entry| if entry == "$user" { user } else { entry });
+            entries.filter(|name| self.namespace_oid(name).is_some()).map(str::to_owned).collect()
+        })
     }
 
     /// Whether a relation of that schema is found without naming the schema.
@@ -262,21 +319,21 @@ mod tests {
         for relation in world.relations() {
             let found = world.relation(relation.oid()).expect("it was listed");
             assert_eq!((found.schema(), found.name()), (relation.schema(), relation.name()));
-            let by_name = find_relation(&world.snapshot, Some(relation.schema()), &relation.name());
+            let by_name = world.find_relation(Some(relation.schema()), &relation.name());
             assert_eq!(by_name.map(|found| found.oid()), Some(relation.oid()));
         }
         for (oid, name) in world.namespaces() {
-            assert_eq!(world.namespace_oid(&name), Some(oid));
-            assert_eq!(world.namespace_name(oid), Some(name));
+            assert_eq!(world.namespace_oid(name), Some(*oid));
+            assert_eq!(world.namespace_name(*oid), Some(name.as_str()));
         }
-        assert!(find_relation(&world.snapshot, None, "nothing_pkey").is_none());
-        assert!(find_relation(&world.snapshot, Some("nowhere"), "accounts").is_none());
+        assert!(world.find_relation(None, "nothing_pkey").is_none());
+        assert!(world.find_relation(Some("nowhere"), "accounts").is_none());
     }
 
     #[test]
     fn names_are_quoted_where_sql_needs_it() {
         let world = sample::world();
-        let oid = |schema, name| find_relation(&world.snapshot, Some(schema), name).unwrap().oid();
+        let oid = |schema, name| world.find_relation(Some(schema), name).unwrap().oid();
         assert_eq!(world.regclass_name(oid("public", "accounts")), "accounts");
         assert_eq!(world.regclass_name(oid("public", "Odd Name")), "\"Odd Name\"");
         assert_eq!(world.regclass_name(oid("pg_catalog", "pg_class")), "pg_class");

@@ -127,9 +127,8 @@ impl ScalarUDFImpl for CastFunction {
             _ => internal_err!("{NAME} needs the names of two types"),
         };
         let (from, target) = (scalar(1)?, scalar(2)?);
-        let zone = match args.args.get(3) {
-            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))) => zone,
-            _ => return internal_err!("{NAME} needs a time zone"),
+        let Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))) = args.args.get(3) else {
+            return internal_err!("{NAME} needs a time zone");
         };
         let time_zone = TimeZone::parse(zone).map_err(external)?;
         let format = SessionFormat { time_zone };

@@ -301,9 +301,10 @@ fn many_rows_are_encoded_column_by_column() {
     let codec = table(&columns, &[(0, Order::Asc)], 1);
     let arrays: Vec<ArrayRef> = vec![
         Arc::new(datafusion::arrow::array::Int64Array::from_iter_values(0..1000)),
-        Arc::new(datafusion::arrow::array::StringArray::from_iter(
-            (0..1000).map(|n| (n % 3 > 0).then(|| format!("row {n}"))),
-        )),
+        Arc::new((0..1000)
+                .map(|n| (n % 3 > 0).then(|| format!("row {n}")))
+                .collect::<datafusion::arrow::array::StringArray>(),
+        ),
     ];
     let encoder = codec.encoder(&arrays).expect("fits");
     let mut decoder = codec.decoder(&[1, 0], 1000);

@@ -84,7 +84,7 @@ pub struct Notice {
 }
 
 impl Notice {
-    pub(crate) fn notice(sqlstate: SqlState, message: impl Into<String>) -> Self {
+    pub(crate) fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self { severity: "NOTICE", sqlstate, message: message.into() }
     }
 }

@@ -100,8 +100,17 @@ async fn try_select(
     query: &ast::Query,
     parameters: &Parameters,
 ) -> Result<Outcome, QueryError> {
-    let scope = session.scope();
-    let plan = plan(session, &scope, sql, query, parameters)?;
+    let mut scope = session.scope();
+    let mut planned = plan(session, &scope, sql.clone(), query, parameters)?;
+    if shows_catalog(&planned)? {
+        // What is shown has to be there for every gateway, also what another has just created.
+        let fresh = session.engine.catalog.refresh().await?;
+        if fresh.version != scope.snapshot.version {
+            scope = session.scope();
+            planned = plan(session, &scope, sql, query, parameters)?;
+        }
+    }
+    let plan = planned;
     let columns = ColumnDescription::of_schema(plan.schema());
     let physical = physical_plan(&scope, &plan).await?;
     let statement = Arc::new(StatementContext::new(
@@ -195,6 +204,19 @@ fn calls_stable(plan: &LogicalPlan) -> Result<bool, SqlError> {
             found |= expr.exists(|e| Ok(is_stable(e)))?;
             Ok(TreeNodeRecursion::Continue)
         })
+    })
+    .map_err(|e| sql_error(&e))?;
+    Ok(found)
+}
+
+/// Whether the plan reads relations that are made of the catalog: those that no tablet holds.
+fn shows_catalog(plan: &LogicalPlan) -> Result<bool, SqlError> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            found |= tablet_table(&scan.source).is_none();
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })
     .map_err(|e| sql_error(&e))?;
     Ok(found)

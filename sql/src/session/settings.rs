@@ -307,7 +307,7 @@ fn milliseconds(text: &str) -> Option<u64> {
         "d" => 86_400_000,
         _ => return None,
     };
-    number.checked_mul(factor).filter(|&ms| ms <= i32::MAX as u64)
+    number.checked_mul(factor).filter(|&ms| i32::try_from(ms).is_ok())
 }
 
 #[cfg(test)]

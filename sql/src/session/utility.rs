@@ -104,6 +104,7 @@ fn no_transactions(what: &str) -> SqlError {
         .hint("Turn autocommit on in the client.")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every statement may fail but these")]
 fn done(tag: &str) -> Result<Outcome, SqlError> {
     Ok(Outcome::Done { tag: tag.to_owned() })
 }

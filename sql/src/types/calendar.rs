@@ -127,7 +127,7 @@ pub(super) fn write_clock(hour: i64, minute: i64, second: i64, micros: i64, out:
     let mut fraction = micros.unsigned_abs();
     if fraction > 0 {
         let mut width = 6;
-        while fraction % 10 == 0 {
+        while fraction.is_multiple_of(10) {
             fraction /= 10;
             width -= 1;
         }

@@ -250,7 +250,7 @@ fn spellings(text: &str) -> [String; 3] {
         let lower = word.to_ascii_lowercase();
         match lower.trim_end_matches(['/', '_', '-', '+']) {
             "gmt" | "utc" | "uct" | "us" | "nz" | "gb" => {
-                usual.push_str(&word.to_ascii_uppercase())
+                usual.push_str(&word.to_ascii_uppercase());
             }
             "of" | "es" | "au" => usual.push_str(&lower),
             _ => {

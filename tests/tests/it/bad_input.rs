@@ -139,7 +139,7 @@ async fn a_client_that_vanishes_frees_what_it_had() {
                 0 => session.message(b'Q', &cstr("SELECT 1")).await,
                 // Much output that nobody reads.
                 1 => {
-                    session.message(b'Q', &cstr("SELECT * FROM generate_series(1, 1000000)")).await
+                    session.message(b'Q', &cstr("SELECT * FROM generate_series(1, 1000000)")).await;
                 }
                 2 => session.send(b"Q\0\x10\0\0SELECT").await,
                 _ => {}

@@ -2,12 +2,21 @@
 
 use super::super::cell::Cell;
 use super::super::types;
-use super::super::world::{Relation, UTF8, World, find_relation, quote_identifier};
-use super::Function;
+use super::super::world::{PUBLIC, Relation, UTF8, World};
+use super::names::{
+    regclass_in, regclass_out, regnamespace_in, regnamespace_out, regproc_in, regproc_out,
+    regrole_in, regtype_in, regtype_out,
+};
+use super::text::{
+    array_lower, array_subscripts, array_to_string, array_upper, format_text, json_build_object,
+    like_escape, quote_ident, quote_literal, quote_nullable, size_pretty, text_of,
+};
+use super::{Function, Outcome};
 use crate::error::{SqlError, SqlState};
 use crate::types::{BaseType, PgType};
 
-type Outcome = Result<Cell, SqlError>;
+/// As many arguments as anybody gives to a function that takes any number.
+const MANY: usize = 40;
 
 /// Settings that PostgreSQL's clients read and that have nothing to set here.
 const PRESETS: [(&str, &str); 5] = [
@@ -32,8 +41,11 @@ pub(super) fn all() -> Vec<Function> {
         strict("current_schemas", 1..=1, PgType::Array(BaseType::Name), current_schemas),
         strict("current_setting", 1..=2, PgType::Text, current_setting),
         called("current_user", 0..=0, PgType::Name, current_user),
+        called("format", 1..=MANY, PgType::Text, format_text),
         called("format_type", 2..=2, PgType::Text, format_type),
+        called("json_build_object", 0..=MANY, PgType::Jsonb, json_build_object),
         called("getdatabaseencoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
+        strict("like_escape", 2..=2, PgType::Text, like_escape),
         called("pg_backend_pid", 0..=0, PgType::Int4, |w, _| Ok(w.session.backend_pid.into())),
         strict("pg_char_to_encoding", 1..=1, PgType::Int4, char_to_encoding),
         called("pg_client_encoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
@@ -60,7 +72,7 @@ pub(super) fn all() -> Vec<Function> {
         strict("regprocin", 1..=1, PgType::Regproc, regproc_in),
         strict("regprocout", 1..=1, PgType::Text, regproc_out),
         strict("regrolein", 1..=1, PgType::Regrole, regrole_in),
-        strict("regroleout", 1..=1, PgType::Text, |w, args| user_by_id(w, args)),
+        strict("regroleout", 1..=1, PgType::Text, user_by_id),
         strict("regtypein", 1..=1, PgType::Regtype, regtype_in),
         strict("regtypeout", 1..=1, PgType::Text, regtype_out),
         strict("row_security_active", 1..=1, PgType::Bool, |_, _| Ok(false.into())),
@@ -142,6 +154,7 @@ fn without_answer() -> impl Iterator<Item = Function> {
         "pg_get_function_arguments",
         "pg_get_function_identity_arguments",
         "pg_get_function_result",
+        "pg_get_function_sqlbody",
         "pg_get_functiondef",
         "pg_get_partition_constraintdef",
         "pg_get_partkeydef",
@@ -171,50 +184,6 @@ fn found(outcome: Outcome) -> Cell {
     outcome.unwrap_or(Cell::Null)
 }
 
-/// The text of an argument, as `text` would show it.
-fn text_of(cell: &Cell) -> String {
-    match cell {
-        Cell::Null => String::new(),
-        Cell::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
-        Cell::Int(number) => number.to_string(),
-        Cell::Text(text) => text.to_string(),
-        Cell::List(items) => format!("{{{}}}", items.iter().map(text_of).collect::<Vec<_>>().join(",")),
-    }
-}
-
-fn array_lower(_: &World, args: &[Cell]) -> Outcome {
-    let has_items = matches!(&args[0], Cell::List(items) if !items.is_empty());
-    Ok((has_items && args[1].as_int() == Some(1)).then_some(1).into())
-}
-
-fn array_upper(_: &World, args: &[Cell]) -> Outcome {
-    Ok(match &args[0] {
-        Cell::List(items) if !items.is_empty() && args[1].as_int() == Some(1) => items.len().into(),
-        _ => Cell::Null,
-    })
-}
-
-/// What `generate_subscripts` would generate, counting from the third argument.
-fn array_subscripts(_: &World, args: &[Cell]) -> Outcome {
-    let count = match &args[0] {
-        Cell::List(items) if args[1].as_int() == Some(1) => items.len(),
-        _ => 0,
-    };
-    let first = args[2].as_int().unwrap_or(1);
-    Ok(Cell::List((first..).take(count).map(Cell::Int).collect()))
-}
-
-/// NULLs are left out, or shown as the third argument says.
-fn array_to_string(_: &World, args: &[Cell]) -> Outcome {
-    let Cell::List(items) = &args[0] else { return Ok(Cell::Null) };
-    let null = args.get(2).map(text_of);
-    let shown = items.iter().filter_map(|item| match item {
-        Cell::Null => null.clone(),
-        item => Some(text_of(item)),
-    });
-    Ok(shown.collect::<Vec<_>>().join(&text_of(&args[1])).into())
-}
-
 fn current_database(world: &World, _: &[Cell]) -> Outcome {
     Ok((&world.session.database).into())
 }
@@ -224,11 +193,11 @@ fn current_user(world: &World, _: &[Cell]) -> Outcome {
 }
 
 fn current_schema(world: &World, _: &[Cell]) -> Outcome {
-    Ok(world.search_path().into_iter().next().into())
+    Ok(world.search_path().first().into())
 }
 
 fn current_schemas(world: &World, args: &[Cell]) -> Outcome {
-    let mut path = world.search_path();
+    let mut path = world.search_path().to_vec();
     if args[0].is_true() && !path.iter().any(|schema| schema == "pg_catalog") {
         path.insert(0, "pg_catalog".to_owned());
     }
@@ -296,48 +265,8 @@ fn table_is_visible(world: &World, args: &[Cell]) -> Outcome {
     Ok(relation.map(|found| world.is_visible(found.schema())).into())
 }
 
-/// Bytes, then the next greater unit from ten thousand of the smaller on, rounded.
-fn size_pretty(_: &World, args: &[Cell]) -> Outcome {
-    let Some(bytes) = args[0].as_int() else { return Ok(Cell::Null) };
-    if bytes.unsigned_abs() < 10 * 1024 {
-        return Ok(format!("{bytes} bytes").into());
-    }
-    // One bit more than the unit's, to round by.
-    let mut halves = bytes >> 9;
-    for unit in ["kB", "MB", "GB", "TB"] {
-        if halves.unsigned_abs() < 20 * 1024 - 1 {
-            return Ok(format!("{} {unit}", rounded_half(halves)).into());
-        }
-        halves >>= 10;
-    }
-    Ok(format!("{} PB", rounded_half(halves)).into())
-}
-
-fn rounded_half(halves: i64) -> i64 {
-    (halves + if halves < 0 { -1 } else { 1 }) / 2
-}
-
-fn quote_ident(_: &World, args: &[Cell]) -> Outcome {
-    Ok(quote_identifier(&text_of(&args[0])).into())
-}
-
-fn quote_literal(_: &World, args: &[Cell]) -> Outcome {
-    let text = text_of(&args[0]);
-    let quoted = text.replace('\'', "''");
-    Ok(if text.contains('\\') {
-        format!("E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
-    .into())
-}
-
-fn quote_nullable(world: &World, args: &[Cell]) -> Outcome {
-    if args[0] == Cell::Null { Ok("NULL".into()) } else { quote_literal(world, args) }
-}
-
 fn object_description(_: &World, args: &[Cell]) -> Outcome {
-    let public = args[0].as_oid() == Some(super::super::world::PUBLIC);
+    let public = args[0].as_oid() == Some(PUBLIC);
     let described = public && args.get(1).and_then(Cell::as_str) == Some("pg_namespace");
     Ok(described.then_some("standard public schema").into())
 }
@@ -347,151 +276,17 @@ fn version(world: &World, _: &[Cell]) -> Outcome {
     Ok(format!("PostgreSQL {version} (Meridian {})", env!("CARGO_PKG_VERSION")).into())
 }
 
-/// An object id stands for itself, `-` for none; anything else is a name to look up.
-fn by_number_or<'a>(
-    args: &'a [Cell],
-    look_up: impl FnOnce(&'a str) -> Outcome,
-) -> Outcome {
-    match &args[0] {
-        Cell::Text(text) if text == "-" => Ok(Cell::Int(0)),
-        Cell::Text(text) => match text.parse::<u32>() {
-            Ok(oid) => Ok(oid.into()),
-            Err(_) => look_up(text),
-        },
-        cell => Ok(cell.as_oid().into()),
-    }
-}
-
-fn regclass_in(world: &World, args: &[Cell]) -> Outcome {
-    by_number_or(args, |text| Ok(relation_by_text(&world.snapshot, text)?.into()))
-}
-
-/// The object id of the relation that a text names as SQL would: folded unless quoted, with a
-/// schema or without.
-pub(in crate::pg_catalog) fn relation_by_text(
-    snapshot: &crate::catalog::CatalogSnapshot,
-    text: &str,
-) -> Result<u32, SqlError> {
-    let parts = identifiers(text)?;
-    let relation = match parts.as_slice() {
-        [name] => find_relation(snapshot, None, name),
-        [schema, name] | [_, schema, name] => find_relation(snapshot, Some(schema), name),
-        _ => None,
-    };
-    relation.map(|relation| relation.oid()).ok_or_else(|| {
-        let name = parts.join(".");
-        SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"))
-    })
-}
-
-/// The parts of a dotted name: `a."B c"` is `a` and `B c`.
-fn identifiers(text: &str) -> Result<Vec<String>, SqlError> {
-    let invalid = || SqlError::new(SqlState::INVALID_NAME, "invalid name syntax");
-    let mut parts = Vec::new();
-    let mut rest = text.trim();
-    loop {
-        let mut part = String::new();
-        if let Some(quoted) = rest.strip_prefix('"') {
-            rest = quoted;
-            loop {
-                let (before, after) = rest.split_once('"').ok_or_else(invalid)?;
-                part.push_str(before);
-                let Some(after) = after.strip_prefix('"').inspect(|_| part.push('"')) else {
-                    rest = after;
-                    break;
-                };
-                rest = after;
-            }
-        } else {
-            let end = rest.find('.').unwrap_or(rest.len());
-            part = rest[..end].trim().to_ascii_lowercase();
-            rest = &rest[end..];
-        }
-        if part.is_empty() {
-            return Err(invalid());
-        }
-        parts.push(part);
-        match rest.trim_start().strip_prefix('.') {
-            Some(after) => rest = after.trim_start(),
-            None if rest.trim().is_empty() => return Ok(parts),
-            None => return Err(invalid()),
-        }
-    }
-}
-
-fn regclass_out(world: &World, args: &[Cell]) -> Outcome {
-    Ok(args[0].as_oid().map(|oid| if oid == 0 { "-".into() } else { world.regclass_name(oid) }).into())
-}
-
-fn regnamespace_in(world: &World, args: &[Cell]) -> Outcome {
-    by_number_or(args, |text| {
-        let name = identifiers(text)?.join(".");
-        world.namespace_oid(&name).map(Cell::from).ok_or_else(|| {
-            let message = format!("schema \"{name}\" does not exist");
-            SqlError::new(SqlState::INVALID_SCHEMA_NAME, message)
-        })
-    })
-}
-
-fn regnamespace_out(world: &World, args: &[Cell]) -> Outcome {
-    let name = args[0].as_oid().and_then(|oid| world.namespace_name(oid));
-    Ok(name.map_or_else(|| text_of(&args[0]), |name| quote_identifier(&name)).into())
-}
-
-fn regproc_in(_: &World, args: &[Cell]) -> Outcome {
-    by_number_or(args, |text| {
-        let name = text.strip_prefix("pg_catalog.").unwrap_or(text);
-        let known = types::functions().into_iter().find(|(_, known)| *known == name);
-        known.map(|(oid, _)| Cell::from(oid)).ok_or_else(|| {
-            let message = format!("function \"{text}\" does not exist");
-            SqlError::new(SqlState::UNDEFINED_FUNCTION, message)
-        })
-    })
-}
-
-fn regproc_out(_: &World, args: &[Cell]) -> Outcome {
-    let Some(oid) = args[0].as_oid() else { return Ok(Cell::Null) };
-    let name = types::functions().get(&oid).map(|name| (*name).to_owned());
-    Ok(name.unwrap_or_else(|| if oid == 0 { "-".to_owned() } else { oid.to_string() }).into())
-}
-
-fn regrole_in(world: &World, args: &[Cell]) -> Outcome {
-    by_number_or(args, |text| {
-        let name = identifiers(text)?.join(".");
-        let role = world.roles().into_iter().find(|(_, role)| *role == name);
-        role.map(|(oid, _)| Cell::from(oid)).ok_or_else(|| {
-            SqlError::new(SqlState::UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
-        })
-    })
-}
-
-fn regtype_in(_: &World, args: &[Cell]) -> Outcome {
-    by_number_or(args, |text| {
-        let info = types::by_name(text.strip_prefix("pg_catalog.").unwrap_or(text));
-        info.map(|info| info.oid.into()).ok_or_else(|| SqlError::undefined_type(text))
-    })
-}
-
-fn regtype_out(_: &World, args: &[Cell]) -> Outcome {
-    let Some(oid) = args[0].as_oid() else { return Ok(Cell::Null) };
-    Ok(match types::by_oid(oid) {
-        Some(_) => types::format_type(oid, None),
-        None if oid == 0 => "-".to_owned(),
-        None => oid.to_string(),
-    }
-    .into())
+/// Calls the function of that name over the sample catalog.
+#[cfg(test)]
+pub(super) fn call(name: &str, args: &[Cell]) -> Result<Cell, SqlError> {
+    let function = all().into_iter().find(|function| function.name == name).expect("it exists");
+    assert!(function.arity.contains(&args.len()));
+    (function.body)(&super::super::sample::world(), args)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::sample;
     use super::*;
-
-    fn call(name: &str, args: &[Cell]) -> Result<Cell, SqlError> {
-        let function = all().into_iter().find(|function| function.name == name).expect("it exists");
-        assert!(function.arity.contains(&args.len()));
-        (function.body)(&sample::world(), args)
-    }
 
     #[test]
     fn every_function_has_its_own_name() {
@@ -500,74 +295,6 @@ mod tests {
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count);
-    }
-
-    // What PostgreSQL 15 answers to the same calls.
-    #[test]
-    fn sizes_read_as_in_postgresql() {
-        for (bytes, expected) in [
-            (0, "0 bytes"),
-            (10_239, "10239 bytes"),
-            (10_240, "10 kB"),
-            (-10_240, "-10 kB"),
-            (1_000_000, "977 kB"),
-            (10_485_247, "10239 kB"),
-            (10_485_248, "10 MB"),
-            (123_456_789_012, "115 GB"),
-            (i64::MAX, "8192 PB"),
-        ] {
-            let args = [Cell::Int(bytes)];
-            assert_eq!(call("pg_size_pretty", &args).unwrap(), Cell::from(expected));
-        }
-    }
-
-    #[test]
-    fn names_are_looked_up_as_sql_writes_them() {
-        let world = sample::world();
-        let oid = |name| world.snapshot.table("public", name).map(|table| table.oid());
-        for (text, name) in [
-            ("accounts", "accounts"),
-            ("ACCOUNTS", "accounts"),
-            ("public.accounts", "accounts"),
-            (" public . \"accounts\" ", "accounts"),
-            ("\"Odd Name\"", "Odd Name"),
-        ] {
-            let found = call("regclassin", &[Cell::from(text)]).unwrap();
-            assert_eq!(found, Cell::from(oid(name)), "{text}");
-        }
-        assert_eq!(call("regclassin", &[Cell::from("pg_class")]).unwrap(), Cell::Int(1259));
-        assert_eq!(call("regclassin", &[Cell::from("17")]).unwrap(), Cell::Int(17));
-        for (text, code) in [
-            ("nothing", SqlState::UNDEFINED_TABLE),
-            ("\"ACCOUNTS\"", SqlState::UNDEFINED_TABLE),
-            ("a.", SqlState::INVALID_NAME),
-            ("\"a", SqlState::INVALID_NAME),
-            ("", SqlState::INVALID_NAME),
-        ] {
-            let error = call("regclassin", &[Cell::from(text)]).unwrap_err();
-            assert_eq!(error.sqlstate, code, "{text}");
-            assert_eq!(call("to_regclass", &[Cell::from(text)]).unwrap(), Cell::Null);
-        }
-    }
-
-    #[test]
-    fn texts_are_quoted_as_in_postgresql() {
-        for (text, expected) in
-            [("a'b", "'a''b'"), ("a\\b", "E'a\\\\b'"), ("", "''")]
-        {
-            assert_eq!(call("quote_literal", &[Cell::from(text)]).unwrap(), Cell::from(expected));
-        }
-        assert_eq!(call("quote_nullable", &[Cell::Null]).unwrap(), Cell::from("NULL"));
-    }
-
-    #[test]
-    fn arrays_become_text() {
-        let items = Cell::List(vec![Cell::from("a"), Cell::Null, Cell::Int(2)]);
-        let comma = Cell::from(",");
-        let without = call("array_to_string", &[items.clone(), comma.clone()]).unwrap();
-        assert_eq!(without, Cell::from("a,2"));
-        let with = call("array_to_string", &[items, comma, Cell::from("*")]).unwrap();
-        assert_eq!(with, Cell::from("a,*,2"));
     }
 
     #[test]

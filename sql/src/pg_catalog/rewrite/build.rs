@@ -50,26 +50,36 @@ pub(super) fn take(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, null())
 }
 
-/// The array that a string literal such as `'{a,b}'` is, if it is one of plain words or numbers.
-pub(super) fn array_literal(expr: &Expr) -> Option<Expr> {
+/// The items of a string literal such as `'{a,b}'`, if they are plain words or numbers.
+fn items(expr: &Expr) -> Option<Vec<&str>> {
     let Expr::Value(value) = expr else { return None };
     let Value::SingleQuotedString(text) = &value.value else { return None };
     let inside = text.strip_prefix('{')?.strip_suffix('}')?;
-    let is_plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
-    let items: Vec<&str> = inside.split(',').map(str::trim).collect();
-    if items.iter().any(|item| item.is_empty() || !item.chars().all(is_plain)) {
-        return None;
-    }
-    let numbers = items.iter().all(|item| item.parse::<i64>().is_ok());
-    let literal = |item: &&str| {
-        let item = (*item).to_owned();
-        Expr::value(if numbers {
-            Value::Number(item, false)
-        } else {
-            Value::SingleQuotedString(item)
-        })
+    let is_plain = |item: &str| {
+        let plain = item.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+        plain && !item.is_empty() && !item.eq_ignore_ascii_case("null")
     };
-    Some(Expr::Array(Array { elem: items.iter().map(literal).collect(), named: true }))
+    let items: Vec<&str> = inside.split(',').map(str::trim).collect();
+    items.iter().all(|item| is_plain(item)).then_some(items)
+}
+
+fn string(text: &str) -> Expr {
+    Expr::value(Value::SingleQuotedString(text.to_owned()))
+}
+
+/// The items of such a literal, each as a string, whose type the context gives.
+pub(super) fn list_literal(expr: &Expr) -> Option<Vec<Expr>> {
+    Some(items(expr)?.into_iter().map(string).collect())
+}
+
+/// The array that such a literal is: of numbers if it holds nothing else.
+pub(super) fn array_literal(expr: &Expr) -> Option<Expr> {
+    let items = items(expr)?;
+    let numbers = items.iter().all(|item| item.parse::<i64>().is_ok());
+    let item = |item: &str| {
+        if numbers { Expr::value(Value::Number(item.to_owned(), false)) } else { string(item) }
+    };
+    Some(Expr::Array(Array { elem: items.into_iter().map(item).collect(), named: true }))
 }
 
 /// The name of a column, without its relation's.

@@ -24,137 +24,14 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, JoinOperator,
-    OrderByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins,
-    Value, Visit, VisitMut, Visitor, VisitorMut,
-};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CaseWhen, Expr, FunctionArguments, GroupByExpr, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+};
 
-use super::super::definition::{self, Definition};
-use super::super::{information_schema, rows};
+use super::scope::{Scope, qualifier, yields_nothing};
 use super::{build, fold};
-
-/// The relations of a FROM, by the names under which columns are qualified.
-#[derive(Default)]
-struct Scope {
-    tables: Vec<(String, Option<&'static Definition>)>,
-}
-
-impl Scope {
-    fn of(from: &[TableWithJoins]) -> Self {
-        let mut scope = Self::default();
-        for table in from {
-            scope.add_joined(table);
-        }
-        scope
-    }
-
-    fn add_joined(&mut self, table: &TableWithJoins) {
-        self.add(&table.relation);
-        for join in &table.joins {
-            self.add(&join.relation);
-        }
-    }
-
-    fn add(&mut self, factor: &TableFactor) {
-        let (alias, definition) = match factor {
-            TableFactor::NestedJoin { table_with_joins, .. } => {
-                return self.add_joined(table_with_joins);
-            }
-            TableFactor::Table { name, alias, args, .. } => {
-                let definition = definition_of(factor).filter(|_| args.is_none());
-                let own = name.0.last().and_then(|part| part.as_ident()).map(fold);
-                (alias.as_ref().map(|alias| fold(&alias.name)).or(own), definition)
-            }
-            TableFactor::Derived { alias, .. }
-            | TableFactor::TableFunction { alias, .. }
-            | TableFactor::Function { alias, .. }
-            | TableFactor::UNNEST { alias, .. } => {
-                (alias.as_ref().map(|alias| fold(&alias.name)), None)
-            }
-            _ => (None, None),
-        };
-        self.tables.push((alias.unwrap_or_default(), definition));
-    }
-
-    fn has_alias(&self, name: &str) -> bool {
-        self.tables.iter().any(|(alias, _)| alias == name)
-    }
-
-    fn has_column(&self, name: &str) -> bool {
-        let mut definitions = self.tables.iter().filter_map(|(_, definition)| *definition);
-        definitions.any(|found| found.columns.iter().any(|column| column.name == name))
-    }
-
-    fn is_of_catalogs(&self) -> bool {
-        !self.tables.is_empty() && self.tables.iter().all(|(_, definition)| definition.is_some())
-    }
-
-    fn has_catalogs(&self) -> bool {
-        self.tables.iter().any(|(_, definition)| definition.is_some())
-    }
-
-    /// Whether a column belongs here; nothing if the expression isn't a column.
-    fn owns(&self, expr: &Expr) -> Option<bool> {
-        match expr {
-            Expr::Identifier(name) => Some(self.has_column(&fold(name))),
-            Expr::CompoundIdentifier(_) => Some(self.has_alias(&qualifier(expr)?)),
-            _ => None,
-        }
-    }
-}
-
-/// The relation in a column's name: `t` in `t.c` and in `s.t.c`.
-fn qualifier(column: &Expr) -> Option<String> {
-    match column {
-        Expr::CompoundIdentifier(parts) => parts.iter().rev().nth(1).map(fold),
-        _ => None,
-    }
-}
-
-/// The system catalog that a table in a FROM is.
-fn definition_of(factor: &TableFactor) -> Option<&'static Definition> {
-    let TableFactor::Table { name, alias, .. } = factor else { return None };
-    if alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()) {
-        return None;
-    }
-    let parts: Option<Vec<String>> = name.0.iter().map(|part| part.as_ident().map(fold)).collect();
-    let (schema, name) = match parts?.as_slice() {
-        [name] => ("pg_catalog".to_owned(), name.clone()),
-        [schema, name] | [_, schema, name] => (schema.clone(), name.clone()),
-        _ => return None,
-    };
-    definition::relations(&schema)?.get(name.as_str())
-}
-
-fn is_always_empty(definition: &Definition) -> bool {
-    match definition.schema {
-        "information_schema" => information_schema::of(definition.name).is_none(),
-        _ => rows::of(definition.name).is_none(),
-    }
-}
-
-/// Whether the FROM yields no row because it joins with a catalog that has none.
-fn yields_nothing(from: &[TableWithJoins]) -> bool {
-    let empty = |factor: &TableFactor| definition_of(factor).is_some_and(is_always_empty);
-    from.iter().any(|table| {
-        let inner = |operator: &JoinOperator| {
-            matches!(
-                operator,
-                JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_)
-            )
-        };
-        let left = |operator: &JoinOperator| {
-            matches!(operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_))
-        };
-        let keeps_left = table.joins.iter().all(|j| inner(&j.join_operator) || left(&j.join_operator));
-        keeps_left
-            && (empty(&table.relation)
-                || table.joins.iter().any(|j| inner(&j.join_operator) && empty(&j.relation)))
-    })
-}
 
 /// Puts NULL for the correlated subqueries of a select list whose FROM never yields a row.
 pub(super) fn drop_what_never_runs(select: &mut Select) {
@@ -209,11 +86,13 @@ fn looks_at(query: &Query, outer: &Scope) -> bool {
     let mut inside = Inside::default();
     let _ = query.visit(&mut inside);
     let Inside { scope, columns } = inside;
-    columns.iter().any(|column| outer.owns(column) == Some(true) && scope.owns(column) == Some(false))
+    columns
+        .iter()
+        .any(|column| outer.owns(column) == Some(true) && scope.owns(column) == Some(false))
 }
 
 /// The select of a query that is nothing but one.
-fn only_select(query: &Query) -> Option<&Select> {
+pub(super) fn only_select(query: &Query) -> Option<&Select> {
     let plain = query.with.is_none()
         && query.order_by.is_none()
         && query.limit_clause.is_none()
@@ -224,7 +103,7 @@ fn only_select(query: &Query) -> Option<&Select> {
     }
 }
 
-fn is_grouped(select: &Select) -> bool {
+pub(super) fn is_grouped(select: &Select) -> bool {
     let GroupByExpr::Expressions(groups, modifiers) = &select.group_by else { return true };
     !groups.is_empty() || !modifiers.is_empty() || select.having.is_some()
 }
@@ -282,7 +161,7 @@ pub(super) fn decorrelate(query: &Query) -> Option<Expr> {
     })
 }
 
-fn with_body(query: &Query, select: Select) -> Query {
+pub(super) fn with_body(query: &Query, select: Select) -> Query {
     let mut query = query.clone();
     query.body = Box::new(SetExpr::Select(Box::new(select)));
     query
@@ -357,17 +236,26 @@ fn belongs_outside(condition: &Expr, scope: &Scope) -> bool {
 }
 
 /// Whether the value is made of aggregates.
-fn aggregates(value: &Expr) -> bool {
+pub(super) fn aggregates(value: &Expr) -> bool {
     const AGGREGATES: [&str; 11] = [
-        "array_agg", "avg", "bool_and", "bool_or", "count", "every", "first_value", "max", "min",
-        "string_agg", "sum",
+        "array_agg",
+        "avg",
+        "bool_and",
+        "bool_or",
+        "count",
+        "every",
+        "first_value",
+        "max",
+        "min",
+        "string_agg",
+        "sum",
     ];
     struct Finder;
     impl Visitor for Finder {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
-            let name = function.name.0.last().and_then(|part| part.as_ident()).map(fold);
+            let name = function.name.0.last().and_then(ObjectNamePart::as_ident).map(fold);
             if name.is_some_and(|name| AGGREGATES.contains(&name.as_str())) {
                 return ControlFlow::Break(());
             }
@@ -375,68 +263,6 @@ fn aggregates(value: &Expr) -> bool {
         }
     }
     value.visit(&mut Finder).is_break()
-}
-
-/// `ARRAY(SELECT x FROM ... ORDER BY y)` as `(SELECT array_agg(x ORDER BY y) FROM ...)`, or an empty
-/// array where that is NULL.
-pub(super) fn array_of(query: &Query) -> Option<Expr> {
-    let order = match &query.order_by {
-        None => Vec::new(),
-        Some(order) => match &order.kind {
-            OrderByKind::Expressions(order) => order.clone(),
-            OrderByKind::All(_) => return None,
-        },
-    };
-    let mut plain = query.clone();
-    plain.order_by = None;
-    let mut select = only_select(&plain)?.clone();
-    let [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] =
-        select.projection.as_slice()
-    else {
-        return None;
-    };
-    if is_grouped(&select) || aggregates(item) {
-        return None;
-    }
-    let item = item.clone();
-    let duplicate_treatment = select.distinct.take().map(|_| DuplicateTreatment::Distinct);
-    let order: Vec<OrderByExpr> = order
-        .into_iter()
-        .map(|mut by| {
-            if matches!(&by.expr, Expr::Value(v) if matches!(v.value, Value::Number(..))) {
-                by.expr = item.clone();
-            }
-            by
-        })
-        .collect();
-    let clauses =
-        if order.is_empty() { vec![] } else { vec![FunctionArgumentClause::OrderBy(order)] };
-    let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(item))];
-    let list = FunctionArgumentList { duplicate_treatment, args, clauses };
-    select.projection = vec![SelectItem::UnnamedExpr(build::function("array_agg", list))];
-    let query = with_body(&plain, select);
-    let aggregate = decorrelate(&query).unwrap_or_else(|| Expr::Subquery(Box::new(query)));
-    Some(build::call("coalesce", vec![aggregate, build::call("make_array", vec![])]))
-}
-
-/// `generate_subscripts(x, 1)` as `unnest(array_subscripts(x, 1, first))`. Arrays count from 1, but
-/// `int2vector` and `oidvector` from 0, which only the catalogs have.
-pub(super) fn subscripts_of(args: &FunctionArguments) -> Option<Expr> {
-    let FunctionArguments::List(list) = args else { return None };
-    let [
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)),
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(dimension)),
-    ] = list.args.as_slice()
-    else {
-        return None;
-    };
-    let name = build::column_name(array);
-    let is_vector = definition::all().flat_map(|relation| &relation.columns).any(|column| {
-        Some(column.name) == name.as_deref() && column.type_name.ends_with("vector")
-    });
-    let first = build::number(u32::from(!is_vector));
-    let args = vec![array.clone(), dimension.clone(), first];
-    Some(build::call("unnest", vec![build::call("array_subscripts", args)]))
 }
 
 /// In a select list, `EXISTS (SELECT ...)` over catalogs as `(SELECT count(*) ...) > 0`: DataFusion

@@ -107,8 +107,8 @@ impl Raw {
 
 /// A field of an error: `C` is the SQLSTATE, `M` the message.
 pub fn field(error: &[u8], name: u8) -> Option<String> {
-    let fields = error.split(|byte| *byte == 0);
-    let found = fields.filter(|field| field.first() == Some(&name)).next()?;
+    let mut fields = error.split(|byte| *byte == 0);
+    let found = fields.find(|field| field.first() == Some(&name))?;
     Some(String::from_utf8_lossy(&found[1..]).into_owned())
 }
 
