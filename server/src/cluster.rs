@@ -15,7 +15,8 @@ use meridian_storage::{
     Disk, FolderDisk, NodeId, SimulatedDisk, Storage, StorageError, StorageOptions,
 };
 use meridian_truetime::{
-    ClockError, ClockSettings, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp, TrueTime, World,
+    ClockError, ClockSettings, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
+    TrueTime, World,
 };
 use meridian_txn::{Member, Node, NodeOptions, TxnError};
 
@@ -285,8 +286,7 @@ impl Cluster {
         let id = NodeId::new(number);
         let registry = Registry::new();
         let region = self.region_of(&place);
-        let transport =
-            self.network.add_node(id, region, Arc::clone(&as_env), registry.clone())?;
+        let transport = self.network.add_node(id, region, Arc::clone(&as_env), registry.clone())?;
         let options = NodeOptions {
             id,
             members: self.members(&place),

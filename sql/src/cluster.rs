@@ -235,11 +235,8 @@ impl Tablets for ClusterTablets {
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError> {
         let fragment = &fragment;
-        
-        self
-            .node
-            .at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment))
-            .await?
+
+        self.node.at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment)).await?
     }
 
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {

@@ -184,8 +184,14 @@ fn filter_text(filter: &datafusion::logical_expr::Expr) -> String {
 
 fn actual(scan: &ScanExec) -> String {
     let metrics = scan.metrics();
-    let rows = metrics.as_ref().and_then(datafusion::physical_expr_common::metrics::MetricsSet::output_rows).unwrap_or(0);
-    let nanos = metrics.as_ref().and_then(datafusion::physical_expr_common::metrics::MetricsSet::elapsed_compute).unwrap_or(0);
+    let rows = metrics
+        .as_ref()
+        .and_then(datafusion::physical_expr_common::metrics::MetricsSet::output_rows)
+        .unwrap_or(0);
+    let nanos = metrics
+        .as_ref()
+        .and_then(datafusion::physical_expr_common::metrics::MetricsSet::elapsed_compute)
+        .unwrap_or(0);
     let millis = std::time::Duration::from_nanos(nanos as u64).as_secs_f64() * 1_000.0;
     format!("Actual: rows={rows} time={millis:.3} ms")
 }

@@ -140,12 +140,8 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         }
         // Opened only when there is something to send: the input makes a sender wait that has just
         // failed, and without waiting for it an unreachable follower would be tried at once again.
-        let pipeline = Pipeline {
-            connection: self,
-            input: Some(input),
-            halves: None,
-            under_way: 0,
-        };
+        let pipeline =
+            Pipeline { connection: self, input: Some(input), halves: None, under_way: 0 };
         let answers = futures::stream::unfold(Some(pipeline), |pipeline| async move {
             let mut pipeline = pipeline?;
             let answer = pipeline.next().await?;
@@ -260,18 +256,15 @@ where
             let incoming = self.halves.as_mut().filter(|_| self.under_way > 0);
             let receive = async {
                 match incoming {
-                    Some((_, incoming)) => match select(
-                        std::pin::pin!(incoming.next()),
-                        &mut due,
-                    )
-                    .await
-                    {
-                        Either::Left((answer, _)) => answer,
-                        Either::Right(((), _)) => {
-                            let to = self.connection.target;
-                            Some(Err(NetError::DeadlineExceeded { to, deadline }))
+                    Some((_, incoming)) => {
+                        match select(std::pin::pin!(incoming.next()), &mut due).await {
+                            Either::Left((answer, _)) => answer,
+                            Either::Right(((), _)) => {
+                                let to = self.connection.target;
+                                Some(Err(NetError::DeadlineExceeded { to, deadline }))
+                            }
                         }
-                    },
+                    }
                     None => std::future::pending().await,
                 }
             };

@@ -66,7 +66,7 @@ impl TableInfo {
     }
 
     /// The columns of the primary key, in the key's order.
-    #[must_use] 
+    #[must_use]
     pub fn key_columns(&self) -> impl ExactSizeIterator<Item = &ColumnInfo> {
         self.primary_key.iter().map(|&position| &self.columns[position])
     }

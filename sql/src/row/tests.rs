@@ -301,7 +301,8 @@ fn many_rows_are_encoded_column_by_column() {
     let codec = table(&columns, &[(0, Order::Asc)], 1);
     let arrays: Vec<ArrayRef> = vec![
         Arc::new(datafusion::arrow::array::Int64Array::from_iter_values(0..1000)),
-        Arc::new((0..1000)
+        Arc::new(
+            (0..1000)
                 .map(|n| (n % 3 > 0).then(|| format!("row {n}")))
                 .collect::<datafusion::arrow::array::StringArray>(),
         ),

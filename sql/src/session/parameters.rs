@@ -150,8 +150,7 @@ fn describe_query(
             slot.get_or_insert(PgType::Text);
         }
     }
-    let CachedPlan { plan, optimized } =
-        template(session, scope, sql, query, &inference.fields())?;
+    let CachedPlan { plan, optimized } = template(session, scope, sql, query, &inference.fields())?;
     // Analysis settles the types.
     let plan = if optimized { plan } else { Arc::new(scope.optimize(&plan)?) };
     Ok(ColumnDescription::of_schema(plan.schema()))

@@ -107,8 +107,7 @@ fn the_deepest_statements_neither_crash_nor_take_for_ever() {
         with_bench(|mut b| async move {
             b.ok("create table t (a int primary key, b text); insert into t values (1, 'x')").await;
             let (n, m) = (299, 30);
-            let joins: String =
-                (1..20).map(|i| format!(" join t t{i} on t0.a = t{i}.a")).collect();
+            let joins: String = (1..20).map(|i| format!(" join t t{i} on t0.a = t{i}.a")).collect();
             for sql in [
                 format!("select {}a from t", "a - ".repeat(n)),
                 format!("select {}b from t", "b || ".repeat(n)),
