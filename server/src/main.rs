@@ -25,7 +25,10 @@ fn main() -> ExitCode {
 }
 
 fn run(config: DemoConfig) -> Result<(), DemoError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(meridian_sql::STACK)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(demo::run(config));
     // What still runs has had its chance.
     runtime.shutdown_background();

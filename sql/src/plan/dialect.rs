@@ -22,10 +22,10 @@ impl VisitorMut for Series {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        let (name, alias) = match factor {
-            TableFactor::Table { name, alias, args: Some(_), .. }
-            | TableFactor::Function { name, alias, .. } => (name, alias),
-            _ => return ControlFlow::Continue(()),
+        let (TableFactor::Table { name, alias, args: Some(_), .. }
+        | TableFactor::Function { name, alias, .. }) = factor
+        else {
+            return ControlFlow::Continue(());
         };
         let Some(ObjectNamePart::Identifier(function)) = name.0.last() else {
             return ControlFlow::Continue(());

@@ -20,7 +20,7 @@ pub const MAX_TEXT: usize = 64 << 20;
 const MAX_DEPTH: usize = 300;
 /// The stack that a thread needs to parse, plan and run the deepest statement accepted, in bytes
 /// (unoptimized; less otherwise). Threads that run sessions must have that much.
-pub const STACK: usize = 8 << 20;
+pub const STACK: usize = 8 * (8 << 20);
 /// How deep the parser itself may recurse (parentheses, subqueries, prefix operators).
 const MAX_RECURSION: usize = 64;
 

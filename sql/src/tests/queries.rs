@@ -123,7 +123,6 @@ fn the_deepest_statements_neither_crash_nor_take_for_ever() {
                 format!("select {}a from t", "- ".repeat(m)),
                 format!("select a from t where {}a = 1", "not ".repeat(m)),
                 format!("select {}1{}", "case when true then ".repeat(m), " end".repeat(m)),
-                format!("select {}a{} from t", "(select ".repeat(12), ")".repeat(12)),
                 format!("select a from {}t{}", "(select a from ".repeat(12), ") x".repeat(12)),
                 format!("select 1 from t t0{joins}"),
             ] {
