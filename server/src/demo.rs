@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meridian_truetime::{ClockSettings, Env, EnvironmentExt, World};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -54,14 +55,15 @@ impl DemoError {
     }
 }
 
-/// Runs a demo until it is told to stop by SIGINT or SIGTERM.
+/// Runs a demo until it is told to stop by SIGINT or SIGTERM; what queries compute runs on
+/// `computing`.
 ///
 /// # Errors
 /// If it can't start.
-pub async fn run(config: DemoConfig) -> Result<(), DemoError> {
+pub async fn run(config: DemoConfig, computing: Handle) -> Result<(), DemoError> {
     let mut stop = StopSignals::new()?;
     let listeners = listen(&config.nodes).await?;
-    let world = World::real(config.seed);
+    let world = World::real_with_computing(config.seed, computing);
     // The front ends' environment lasts as long as the process; nodes have their own, which end
     // when they are stopped. No node has the number 0.
     let env: Env = world.node(0);

@@ -25,13 +25,19 @@ fn main() -> ExitCode {
 }
 
 fn run(config: DemoConfig) -> Result<(), DemoError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_stack_size(meridian_sql::STACK)
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(demo::run(config));
+    let runtime = |name: &str| {
+        tokio::runtime::Builder::new_multi_thread()
+            .thread_name(name)
+            .thread_stack_size(meridian_sql::STACK)
+            .enable_all()
+            .build()
+    };
+    // What queries compute keeps nothing else waiting: neither heartbeats nor other sessions.
+    let (runtime, computing) = (runtime("node")?, runtime("query")?);
+    let result = runtime.block_on(demo::run(config, computing.handle().clone()));
     // What still runs has had its chance.
     runtime.shutdown_background();
+    computing.shutdown_background();
     result
 }
 

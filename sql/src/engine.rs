@@ -117,7 +117,7 @@ impl Relations for AllRelations {
             return Some(Arc::new(TabletTable::new(Arc::clone(table), tablets, functions)));
         }
         if schema == meridian_schema::SCHEMA {
-            return meridian_schema::table(name, &self.snapshot, &self.tablets, &self.cluster);
+            return meridian_schema::table(name, &self.snapshot, &self.cluster);
         }
         let (_, provider) = self.postgres.iter().find(|(postgres, _)| *postgres == schema)?;
         // The catalogs' tables are built in memory: their futures are ready.

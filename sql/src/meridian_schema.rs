@@ -1,6 +1,6 @@
 //! The views of the schema `meridian`: the cluster as tables.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
@@ -20,8 +20,8 @@ use crate::catalog::{CatalogSnapshot, bootstrap};
 use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
 use crate::error::SqlError;
 use crate::explain::{readable_bound, table_of_key};
+use crate::pg_catalog::ViewInfo;
 use crate::plan::literals::external;
-use crate::tablets::Tablets;
 use crate::types::PgType;
 
 /// The schema's name.
@@ -36,28 +36,43 @@ enum View {
     Replicas,
 }
 
+const VIEWS: [(&str, View); 5] = [
+    ("nodes", View::Nodes),
+    ("clocks", View::Clocks),
+    ("links", View::Links),
+    ("tablets", View::Tablets),
+    ("replicas", View::Replicas),
+];
+
 /// The view of that name.
 pub(crate) fn table(
     name: &str,
     snapshot: &Arc<CatalogSnapshot>,
-    _tablets: &Arc<dyn Tablets>,
     cluster: &Arc<dyn ClusterView>,
 ) -> Option<Arc<dyn TableProvider>> {
-    let view = match name {
-        "nodes" => View::Nodes,
-        "clocks" => View::Clocks,
-        "links" => View::Links,
-        "tablets" => View::Tablets,
-        "replicas" => View::Replicas,
-        _ => return None,
-    };
-    let schema = schema(view);
+    let &(_, view) = VIEWS.iter().find(|(known, _)| *known == name)?;
+    let fields: Vec<_> =
+        columns(view).iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
+    let schema = Arc::new(Schema::new(fields));
     let (snapshot, cluster) = (Arc::clone(snapshot), Arc::clone(cluster));
     Some(Arc::new(ViewTable { view, schema, snapshot, cluster }))
 }
 
-fn schema(view: View) -> SchemaRef {
-    let columns: &[(&str, PgType)] = match view {
+/// The views as PostgreSQL's catalogs list them.
+pub(crate) fn views() -> Arc<[ViewInfo]> {
+    static INFO: LazyLock<Arc<[ViewInfo]>> = LazyLock::new(|| {
+        let info = |&(name, view): &(&str, View)| ViewInfo {
+            schema: SCHEMA.to_owned(),
+            name: name.to_owned(),
+            columns: columns(view).iter().map(|&(name, of)| (name.to_owned(), of)).collect(),
+        };
+        VIEWS.iter().map(info).collect()
+    });
+    Arc::clone(&INFO)
+}
+
+fn columns(view: View) -> &'static [(&'static str, PgType)] {
+    match view {
         View::Nodes => &[
             ("node", PgType::Int8),
             ("region", PgType::Text),
@@ -105,9 +120,7 @@ fn schema(view: View) -> SchemaRef {
             ("last_write", PgType::Timestamptz),
             ("size_bytes", PgType::Int8),
         ],
-    };
-    let fields: Vec<_> = columns.iter().map(|(name, pg_type)| pg_type.field(name, true)).collect();
-    Arc::new(Schema::new(fields))
+    }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What SQL needs of the tablets below it.
 //!
-//! One implementation serves a cluster ([`ClusterTablets`](crate::cluster::ClusterTablets)); tests
+//! One implementation serves a cluster (`ClusterTablets`); tests
 //! use one in memory. Everything else in this crate sees tablets through this trait only.
 
 use std::fmt::Debug;

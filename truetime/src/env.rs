@@ -114,6 +114,12 @@ pub trait Environment: Debug + Send + Sync {
     /// task never runs.
     fn spawn_boxed(&self, task: BoxFuture<'static, ()>);
 
+    /// As [`Environment::spawn_boxed`], for a task that may compute for long without a pause. In
+    /// the real world such tasks have threads of their own where the world was given some
+    /// ([`World::real_with_computing`](crate::World::real_with_computing)), so that they keep
+    /// neither timers nor heartbeats nor other sessions waiting.
+    fn compute_boxed(&self, task: BoxFuture<'static, ()>);
+
     /// The next number of the node's own seeded random sequence.
     fn random(&self) -> u64;
 
@@ -148,6 +154,11 @@ pub trait EnvironmentExt: Environment {
     /// Runs a task until it ends or the node halts.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn_boxed(task.boxed());
+    }
+
+    /// Runs a task that may compute for long, until it ends or the node halts.
+    fn compute(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.compute_boxed(task.boxed());
     }
 
     /// `future`'s output, unless `duration` passes first.

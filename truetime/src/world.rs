@@ -20,6 +20,7 @@ use futures::FutureExt;
 use futures::future::{AbortHandle, BoxFuture, abortable};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::runtime::{self, Handle};
 
 use crate::entropy;
 use crate::env::{CostModel, Environment, Moment, Work};
@@ -34,7 +35,7 @@ const VIRTUAL_EPOCH: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000
 
 #[derive(Debug)]
 enum Clockwork {
-    Real { start: Instant, epoch: Timestamp, timer: Timer },
+    Real { start: Instant, epoch: Timestamp, timer: Timer, computing: Option<Handle> },
     Virtual { start: tokio::time::Instant },
 }
 
@@ -54,10 +55,21 @@ impl World {
     ///
     /// Must be called inside a tokio runtime whose threads nodes may use.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
     pub fn real(seed: u64) -> Self {
-        let clockwork =
-            Clockwork::Real { start: Instant::now(), epoch: wall_clock(), timer: Timer::start() };
+        Self::real_world(seed, None)
+    }
+
+    /// The real world, with a runtime for what computes for long
+    /// ([`Environment::compute_boxed`]).
+    #[must_use]
+    pub fn real_with_computing(seed: u64, computing: Handle) -> Self {
+        Self::real_world(seed, Some(computing))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
+    fn real_world(seed: u64, computing: Option<Handle>) -> Self {
+        let (start, epoch, timer) = (Instant::now(), wall_clock(), Timer::start());
+        let clockwork = Clockwork::Real { start, epoch, timer, computing };
         Self(Arc::new(Inner { clockwork, seed, cost: CostModel::default() }))
     }
 
@@ -76,7 +88,7 @@ impl World {
     {
         entropy::set_seed(seed);
         #[expect(clippy::expect_used, reason = "documented")]
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let runtime = runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
@@ -187,6 +199,28 @@ impl NodeEnvironment {
         lock(&self.tasks).halted
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks start")]
+    fn start(&self, task: BoxFuture<'static, ()>, on: &Handle) {
+        let (task, abort) = abortable(task);
+        let id = {
+            let mut tasks = lock(&self.tasks);
+            if tasks.halted {
+                return;
+            }
+            tasks.next += 1;
+            let id = tasks.next;
+            tasks.running.insert(id, abort);
+            id
+        };
+        let tasks = Arc::clone(&self.tasks);
+        on.spawn(async move {
+            // A task that panics is still taken off the list.
+            let guard = Finished { tasks, id };
+            let _ = task.await;
+            drop(guard);
+        });
+    }
+
     /// The world that the node lives in.
     #[must_use]
     pub fn world(&self) -> &World {
@@ -203,26 +237,15 @@ impl Environment for NodeEnvironment {
         self.world.sleep_until(until)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks start")]
     fn spawn_boxed(&self, task: BoxFuture<'static, ()>) {
-        let (task, abort) = abortable(task);
-        let id = {
-            let mut tasks = lock(&self.tasks);
-            if tasks.halted {
-                return;
-            }
-            tasks.next += 1;
-            let id = tasks.next;
-            tasks.running.insert(id, abort);
-            id
-        };
-        let tasks = Arc::clone(&self.tasks);
-        tokio::spawn(async move {
-            // A task that panics is still taken off the list.
-            let guard = Finished { tasks, id };
-            let _ = task.await;
-            drop(guard);
-        });
+        self.start(task, &Handle::current());
+    }
+
+    fn compute_boxed(&self, task: BoxFuture<'static, ()>) {
+        match &self.world.0.clockwork {
+            Clockwork::Real { computing: Some(computing), .. } => self.start(task, computing),
+            _ => self.spawn_boxed(task),
+        }
     }
 
     fn random(&self) -> u64 {
@@ -335,7 +358,7 @@ mod tests {
 
     #[test]
     fn real_sleeps_end_after_their_deadline() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime::Builder::new_multi_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let env = World::real(1).node(1);
             let until = env.moment().plus(Duration::from_micros(700));

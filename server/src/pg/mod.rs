@@ -11,7 +11,7 @@
 //! done, so that a client that vanishes isn't noticed while its statement runs; a handler's result
 //! is a stream of finished rows, where this module writes values from the arrays into the output
 //! buffer; and its timers are tokio's, where ours are the node's. Not its frontend decoders either:
-//! see [`frontend`].
+//! see `frontend.rs`.
 //!
 //! **Memory.** What a connection holds is bounded: a message being received
 //! ([`Limits::message`]), some read-ahead while a statement runs, a batch of rows, and an output

@@ -1,8 +1,8 @@
 //! The catalog: which tables there are.
 //!
-//! It is rows of system tables ([`bootstrap`]) in the system tablet, stored like any other rows,
+//! It is rows of system tables (`bootstrap`) in the system tablet, stored like any other rows,
 //! so SQL can read them. Each gateway keeps a [`CatalogSnapshot`] and reads the rows afresh
-//! ([`Catalog::refresh`]) when it doesn't find a name, when a tablet says that the schema has
+//! (`Catalog::refresh`) when it doesn't find a name, when a tablet says that the schema has
 //! changed or that it is gone, and after its own changes. A snapshot that lags is harmless: a table
 //! id is never used again, so a plan for a dropped table finds no tablet, and a write carries the
 //! schema version that it was planned under.

@@ -50,16 +50,13 @@ pub struct PgCatalog {
 }
 
 impl PgCatalog {
-    /// The catalogs of these tables, for this session.
+    /// The catalogs of these tables and views, for this session.
     #[must_use]
-    pub fn new(snapshot: Arc<CatalogSnapshot>, session: Arc<SessionInfo>) -> Self {
-        Self { world: Arc::new(World::new(snapshot, session, Arc::new([]))) }
-    }
-
-    /// The same with these views, which have no rows in the catalog, shown too.
-    #[must_use]
-    pub fn with_views(self, views: Arc<[ViewInfo]>) -> Self {
-        let (snapshot, session) = (self.world.snapshot.clone(), self.world.session.clone());
+    pub fn new(
+        snapshot: Arc<CatalogSnapshot>,
+        views: Arc<[ViewInfo]>,
+        session: Arc<SessionInfo>,
+    ) -> Self {
         Self { world: Arc::new(World::new(snapshot, session, views)) }
     }
 

@@ -34,8 +34,7 @@ impl TypePlanner for PgTypes {
 }
 
 fn session() -> SessionContext {
-    let catalogs =
-        PgCatalog::new(sample::snapshot(), sample::session()).with_views(sample::views());
+    let catalogs = PgCatalog::new(sample::snapshot(), sample::views(), sample::session());
     let config = SessionConfig::new()
         .with_target_partitions(1)
         .with_information_schema(false)

@@ -1,5 +1,6 @@
 //! A client's session: statements in, outcomes out.
 
+mod computing;
 mod outcome;
 mod parameters;
 mod query;
@@ -36,7 +37,7 @@ use crate::plan::parse::{self, Statement};
 use crate::plan::planner::{Relations, Scope, expr_planners};
 use crate::scan::HighWater;
 use crate::types::{PgType, SessionFormat, TimeZone};
-use crate::{ddl, dml, explain};
+use crate::{ddl, dml, explain, meridian_schema};
 
 /// What a client says of itself when it connects.
 #[derive(Clone, Debug, Default)]
@@ -319,7 +320,8 @@ impl Session {
         {
             return cached.clone();
         }
-        let postgres = PgCatalog::new(Arc::clone(snapshot), Arc::new(self.info()));
+        let postgres =
+            PgCatalog::new(Arc::clone(snapshot), meridian_schema::views(), Arc::new(self.info()));
         let mut state = self.engine.base.clone();
         for function in postgres.functions() {
             register(&mut state, function);

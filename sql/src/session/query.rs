@@ -9,13 +9,20 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_txn::{ReadAt, TxnError};
 
-use super::{ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, panicked};
+use super::{
+    ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, computing, panicked,
+};
 use crate::error::{SqlError, SqlState};
 use crate::pg_catalog;
 use crate::plan::cache::{CachedPlan, PlanKey};
@@ -294,7 +301,26 @@ pub(crate) fn start(
     let context = TaskContext::default()
         .with_session_config(config)
         .with_runtime(Arc::clone(&session.engine.runtime));
-    Ok(execute_stream(physical, Arc::new(context))?.boxed())
+    let batches = execute_stream(Arc::clone(&physical), Arc::new(context))?;
+    let long = computes(physical.as_ref());
+    Ok(if long {
+        computing::stream(session.engine.tablets.env(), batches)
+    } else {
+        batches.boxed()
+    })
+}
+
+/// Whether a plan does more than to pass on rows as they come, and so may compute for long before
+/// its next batch.
+fn computes(plan: &dyn ExecutionPlan) -> bool {
+    let passes_on = plan.is::<ScanExec>()
+        || plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>()
+        || plan.is::<GlobalLimitExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<PlaceholderRowExec>()
+        || plan.is::<EmptyExec>();
+    !passes_on || plan.children().into_iter().any(|child| computes(child.as_ref()))
 }
 
 /// The rows that a write was computed from, and what was read for them.

@@ -171,7 +171,7 @@ pub fn format(
 /// Appends the text of a cell; of NULL, nothing.
 ///
 /// # Errors
-/// As [`format`]; something may have been appended already.
+/// As [`format()`]; something may have been appended already.
 pub fn encode(
     array: &dyn Array,
     row: usize,
@@ -185,7 +185,7 @@ pub fn encode(
 /// The text of a scalar; of NULL, the empty text.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn format_scalar(
     value: &ScalarValue,
     pg_type: PgType,

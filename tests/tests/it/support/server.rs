@@ -2,64 +2,33 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use meridian_truetime::{Environment, EnvironmentExt};
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{Client, NoTls};
 
-use super::{PATIENCE, eventually, real_time, workspace};
+use super::{PATIENCE, eventually, real_time};
 
 /// What is printed last when a cluster is up.
 const READY: &str = "Press Ctrl-C to stop.";
-/// The crates that the binary is made of.
-const CRATES: [&str; 7] = ["truetime", "storage", "replication", "txn", "sql", "lab", "server"];
 
-/// The binary under test: `$MERIDIAN_BINARY`, or the one beside this test, built if it isn't there
-/// or is older than its sources.
+/// The binary under test: `$MERIDIAN_BINARY`, or the one beside this test. `cargo test --workspace`
+/// builds it, because the server's own integration tests need it.
 fn binary() -> PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let find = || {
-        if let Some(given) = std::env::var_os("MERIDIAN_BINARY") {
-            return PathBuf::from(given);
-        }
-        let test = std::env::current_exe().expect("this test's path");
-        // target/<profile>/deps/<test>
-        let folder = test.ancestors().nth(2).expect("a target folder");
-        let binary = folder.join("meridian");
-        let built = fs::metadata(&binary).and_then(|file| file.modified()).ok();
-        let newest = CRATES.iter().filter_map(|name| newest(&workspace().join(name).join("src")));
-        if built.is_none() || built < newest.max() {
-            build(folder);
-        }
-        binary
-    };
-    BINARY.get_or_init(find).clone()
-}
-
-fn build(folder: &Path) {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace()).args(["build", "--workspace", "--bin", "meridian"]);
-    cargo.arg("--target-dir").arg(folder.parent().expect("a target folder"));
-    if folder.ends_with("release") {
-        cargo.arg("--release");
+    if let Some(given) = std::env::var_os("MERIDIAN_BINARY") {
+        return PathBuf::from(given);
     }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "the binary doesn't build");
-}
-
-fn newest(folder: &Path) -> Option<SystemTime> {
-    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
-    let times = entries.filter_map(|entry| match entry.file_type().ok()?.is_dir() {
-        true => newest(&entry.path()),
-        false => entry.metadata().ok()?.modified().ok(),
-    });
-    times.max()
+    let test = std::env::current_exe().expect("this test's path");
+    // target/<profile>/deps/<test>
+    let binary = test.ancestors().nth(2).expect("a target folder").join("meridian");
+    assert!(binary.exists(), "no {}: run cargo test --workspace", binary.display());
+    binary
 }
 
 /// The first of `count` consecutive ports that are free right now, below those that the system
