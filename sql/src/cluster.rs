@@ -51,19 +51,21 @@ impl ClusterTablets {
         tablet: TabletId,
         fragment: &Fragment,
     ) -> Result<Result<FragmentRead, ReadError>, TxnError> {
+        let lost = |reason: &str| TxnError::Unavailable { tablet, reason: reason.to_owned() };
+        let env = self.node.env();
         if leader == self.node.id() {
-            return open(&self.node, tablet, fragment.clone()).await;
+            let opened = env.timeout(HEADER, open(&self.node, tablet, fragment.clone())).await;
+            return opened.unwrap_or_else(|_| Err(lost("its leader did not answer in time")));
         }
         let request = match fragment.encode().map(|fragment| Request { tablet, fragment }) {
             Ok(request) => request,
             Err(error) => return Ok(Err(error.into())),
         };
-        let lost = |reason: &str| TxnError::Unavailable { tablet, reason: reason.to_owned() };
         let failed = |error: &NetError| lost(&error.to_string());
         let (outgoing, mut incoming) =
             self.node.transport().open(leader, SERVICE).await.map_err(|e| failed(&e))?;
         outgoing.send(encode(&request)?).await.map_err(|e| failed(&e))?;
-        let header = self.node.env().timeout(HEADER, incoming.next()).await;
+        let header = env.timeout(HEADER, incoming.next()).await;
         let header = match header {
             Err(_) => return Err(lost("its leader did not answer in time")),
             Ok(None) => return Err(lost("its leader ended the stream")),
@@ -97,6 +99,8 @@ enum Header {
 enum Message {
     Batch(Vec<u8>),
     Failed(ReadError),
+    /// That was all. A stream that ends without it was cut off.
+    End,
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Bytes, TxnError> {
@@ -116,25 +120,26 @@ fn receive(
 ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
     let batches = stream::try_unfold((outgoing, incoming), |(outgoing, mut incoming)| async {
         let message = match incoming.next().await {
-            None => return Ok(None),
             // What was read so far is gone; the whole statement may be run again.
-            Some(Err(error)) => return Err(ReadError::Sql(broken(&error))),
+            None => return Err(ReadError::Sql(broken("The stream was cut off"))),
+            Some(Err(error)) => return Err(ReadError::Sql(broken(&error.to_string()))),
             Some(Ok(message)) => message,
         };
         match decode::<Message>(&message)? {
             Message::Failed(error) => Err(error),
+            Message::End => Ok(None),
             Message::Batch(bytes) => Ok(Some((read_batch(&bytes)?, (outgoing, incoming)))),
         }
     });
     batches.boxed()
 }
 
-fn broken(error: &NetError) -> SqlError {
+fn broken(detail: &str) -> SqlError {
     SqlError::new(
         crate::error::SqlState::CANNOT_CONNECT_NOW,
         "the connection to the tablet's leader was lost",
     )
-    .detail(format!("{error}."))
+    .detail(format!("{detail}."))
     .hint("The statement only read; it might succeed if retried.")
 }
 
@@ -320,17 +325,18 @@ impl Service for FragmentService {
         let Some(mut batches) = batches else {
             return Ok(());
         };
-        while let Some(batch) = batches.next().await {
-            let message = match batch {
-                Ok(batch) => write_batch(&batch)
+        loop {
+            let message = match batches.next().await {
+                None => Message::End,
+                Some(Ok(batch)) => write_batch(&batch)
                     .map_or_else(|error| Message::Failed(error.into()), Message::Batch),
-                Err(error) => Message::Failed(error),
+                Some(Err(error)) => Message::Failed(error),
             };
+            let last = !matches!(message, Message::Batch(_));
             let bytes = encode(&message).map_err(ServiceError::new)?;
-            if outgoing.send(bytes).await.is_err() {
+            if outgoing.send(bytes).await.is_err() || last {
                 return Ok(());
             }
         }
-        Ok(())
     }
 }

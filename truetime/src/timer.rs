@@ -106,10 +106,13 @@ impl Future for Sleep {
             queue.next_id += 1;
             queue.next_id
         });
-        queue.waiting.insert((deadline, id), context.waker().clone());
+        let before = queue.waiting.insert((deadline, id), context.waker().clone());
         if queue.waiting.first_key_value().is_some_and(|(key, _)| *key == (deadline, id)) {
             shared.changed.notify_one();
         }
+        // A waker may be the last that holds a task, and that may hold a timer.
+        drop(queue);
+        drop(before);
         Poll::Pending
     }
 }
@@ -118,7 +121,9 @@ impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.waiting.remove(&(self.deadline, id));
+            let waker = queue.waiting.remove(&(self.deadline, id));
+            drop(queue);
+            drop(waker);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use meridian_replication::TabletDescriptor;
 use meridian_replication::net::NetError;
 use meridian_storage::{KeyRange, NodeId, TabletId};
-use meridian_truetime::{EnvironmentExt, Moment, Timestamp};
+use meridian_truetime::{Elapsed, EnvironmentExt, Moment, Timestamp};
 use serde::de::DeserializeOwned;
 
 use crate::command::{ReadAt, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode};
@@ -173,7 +173,14 @@ impl Node {
         effect: Effect,
     ) -> Result<T, TxnError> {
         if node == self.id() {
-            return decode::<Result<T, TxnError>>(&self.serve(request).await)?;
+            // As patient as with another node: a leader alone may never hear from a majority.
+            return match self.env().timeout(ANSWER, self.serve(request)).await {
+                Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,
+                Err(Elapsed) => Err(match effect {
+                    Effect::Repeatable => TxnError::Unavailable { tablet, reason: late() },
+                    Effect::Once => TxnError::Unknown { reason: late() },
+                }),
+            };
         }
         let message = encode(&request)?;
         let answer = self.transport().call(node, SERVICE, message.into(), ANSWER).await;
@@ -267,6 +274,10 @@ impl Node {
         }
         self.directory().get(tablet).ok_or(TxnError::NoSuchTablet { tablet })
     }
+}
+
+fn late() -> String {
+    format!("the leader didn't answer within {} s", ANSWER.as_secs())
 }
 
 fn unknown(error: &NetError) -> TxnError {

@@ -11,8 +11,9 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
+use openraft::vote::RaftLeaderId;
 
-use super::types::{Command, Member, Raft, RaftTypes};
+use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
 
 /// Why a proposal was not answered with its result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,15 +110,24 @@ impl Replica {
     }
 
     /// The term in which this replica leads, if it believes that it does.
+    ///
+    /// Everything here that asks who leads asks openraft's server metrics. Its other views
+    /// (`metrics`, `as_leader`) change a moment later: whoever waited for a change of the one and
+    /// then looked at the other would miss it.
     #[must_use]
     pub fn leads(&self) -> Option<u64> {
-        self.raft.as_leader().ok().map(|leader| leader.term())
+        Some(self.leadership()?.term)
+    }
+
+    fn leadership(&self) -> Option<LeaderId> {
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        (vote.committed && *vote.leader_id.node_id() == self.node.get()).then_some(vote.leader_id)
     }
 
     /// The leader that this replica knows of.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.raft.metrics().borrow_watched().current_leader.map(NodeId::new)
+        self.raft.server_metrics().borrow_watched().current_leader.map(NodeId::new)
     }
 
     /// Hands a command to the log of the term in which the caller saw this replica lead. Commands
@@ -126,10 +136,10 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped; the command may have been logged.
     pub async fn submit(&self, term: u64, command: Bytes) -> Result<Submitted, ProposeError> {
-        let leader = match self.raft.as_leader() {
-            Ok(leader) if leader.term() == term => leader.to_committed_leader_id(),
-            _ => return Err(ProposeError::NotLeader { leader: self.leader() }),
+        let Some(leader) = self.leadership().filter(|leader| leader.term == term) else {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
         };
+        let leader = leader.to_committed();
         let (responder, outcome) = ProgressResponder::<RaftTypes, _>::complete_only();
         let sent = self.raft.write(Command(command)).with_leader(leader).responder(responder).await;
         sent.map_err(|error| ProposeError::Unknown(error.to_string()))?;

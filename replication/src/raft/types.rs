@@ -48,6 +48,7 @@ openraft::declare_raft_types!(
 );
 
 pub(crate) type Raft = openraft::Raft<RaftTypes, super::machine::Machine>;
+pub(crate) type LeaderId = openraft::type_config::alias::LeaderIdOf<RaftTypes>;
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<RaftTypes>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<RaftTypes>;
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<RaftTypes>;

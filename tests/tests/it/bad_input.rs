@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meridian_truetime::EnvironmentExt;
 
-use crate::support::{Raw, Server, cstr, eventually, field, frame, kinds, real_time};
+use meridian_tests::support::{Raw, Server, cstr, eventually, field, frame, kinds, real_time};
 
 /// A statement that runs until it is stopped.
 const FOREVER: &str = "SELECT count(*) FROM generate_series(1, 100000) AS a(i), \

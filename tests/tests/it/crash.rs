@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meridian_truetime::EnvironmentExt;
 
-use crate::support::{Server, eventually, real_time};
+use meridian_tests::support::{Server, eventually, real_time};
 
 /// How many writers there are, each with rows and a counter of its own.
 const WRITERS: u16 = 3;
@@ -115,10 +115,10 @@ async fn a_folder_of_another_version_is_refused() {
     change_versions(&server.data(), &mut changed);
     assert!(changed > 0, "no version file was found");
     let data = server.data();
-    let port = crate::support::free_ports(3).to_string();
+    let port = meridian_tests::support::free_ports(3).to_string();
     let data = data.to_str().expect("UTF-8");
     let options = ["--topology", "local", "--port", &port, "--data-dir", data];
-    let (code, _, error) = crate::support::run_to_end(&options).await;
+    let (code, _, error) = meridian_tests::support::run_to_end(&options).await;
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("version"), "{error}");
 }

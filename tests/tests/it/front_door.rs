@@ -3,7 +3,7 @@
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 
-use crate::support::{Server, free_ports, psql, run_to_end};
+use meridian_tests::support::{Server, free_ports, psql, run_to_end};
 
 /// The error of a statement that must fail.
 async fn error_of(client: &tokio_postgres::Client, sql: &str) -> tokio_postgres::error::DbError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meridian_truetime::Environment;
 
-use crate::support::{Server, real_time};
+use meridian_tests::support::{Server, real_time};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_takes_the_round_trips_that_it_needs() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::workspace;
+use meridian_tests::support::workspace;
 
 /// Each crate, and the crates of the workspace that it may use.
 const ALLOWED: [(&str, &[&str]); 8] = [

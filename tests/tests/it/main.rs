@@ -7,6 +7,5 @@ mod latency;
 mod layering;
 mod nodes;
 mod protocol;
-mod support;
 mod types;
 mod virtual_time;

@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Server, eventually};
+use meridian_tests::support::{Server, eventually};
 
 async fn count(client: &tokio_postgres::Client) -> Result<i64, tokio_postgres::Error> {
     Ok(client.query_one("SELECT count(*) FROM t", &[]).await?.get(0))

@@ -1,6 +1,6 @@
 //! The protocol's finer points, message by message.
 
-use crate::support::{Raw, Server, cstr, field, kinds};
+use meridian_tests::support::{Raw, Server, cstr, field, kinds};
 
 fn parse(name: &str, sql: &str) -> Vec<u8> {
     [cstr(name), cstr(sql), vec![0, 0]].concat()

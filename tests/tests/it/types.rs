@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use crate::support::{Server, psql};
+use meridian_tests::support::{Server, psql};
 
 /// A value's binary form, of whatever type.
 #[derive(Debug, PartialEq, Eq)]

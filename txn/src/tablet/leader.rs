@@ -123,8 +123,10 @@ impl Tablet {
             let confirmed = loop {
                 match inner.replica.confirm().await {
                     Ok(confirmed) => break Some(confirmed),
-                    Err(ConfirmError::NotLeader { .. }) => break None,
-                    Err(ConfirmError::Unavailable(_)) => {
+                    Err(ConfirmError::NotLeader { .. }) if inner.replica.leads() != seen => {
+                        break None;
+                    }
+                    Err(_) => {
                         inner.env.sleep(std::time::Duration::from_millis(50)).await;
                     }
                 }

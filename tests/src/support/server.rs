@@ -145,6 +145,11 @@ impl Server {
         Ok(client)
     }
 
+    /// What the process has used of the machine.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.child.as_ref().expect("a process of its own").id())
+    }
+
     fn process(&mut self) -> &mut Child {
         self.child.as_mut().expect("a process of its own")
     }
@@ -172,13 +177,51 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the server's stdout\n{}", self.stdout());
+            eprintln!("--- the server's stderr\n{}", self.stderr());
+            if let Some(child) = &self.child {
+                eprintln!("--- what its threads wait for\n{}", threads(child.id()));
+            }
+        }
         if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if std::thread::panicking() {
-            eprintln!("--- the server's stderr\n{}", self.stderr());
-        }
+    }
+}
+
+/// Each thread's name, the kernel's function that it waits in, and the time it has run.
+fn threads(pid: u32) -> String {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return String::new() };
+    let lines = tasks.filter_map(Result::ok).map(|task| {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        format!("{} {} {}\n", read("comm").trim(), read("wchan").trim(), read("schedstat").trim())
+    });
+    lines.collect()
+}
+
+/// What a process has used of the machine, from Linux's `/proc`.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Time on the processors, in all.
+    pub cpu: Duration,
+    /// Memory that is its own, not files that others can use too, in bytes.
+    pub memory: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Self {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).expect("/proc");
+        let stat = read("stat");
+        // After the name in parentheses; user and system time are the 14th and 15th of all.
+        let after = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = after.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let status = read("status");
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kibibytes = anonymous.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        // Linux counts a hundred ticks in a second on every machine of today.
+        Self { cpu: Duration::from_millis(ticks * 10), memory: kibibytes.unwrap_or(0) * 1_024 }
     }
 }
 

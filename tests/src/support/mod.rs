@@ -12,7 +12,7 @@ use meridian_truetime::{EnvironmentExt, Moment, NodeEnvironment, World};
 
 pub use psql::psql;
 pub use raw::{Raw, cstr, field, frame, kinds};
-pub use server::{Server, free_ports, run_to_end};
+pub use server::{Server, Usage, free_ports, run_to_end};
 
 /// How long anything may take before the test is given up. Not a claim about speed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
