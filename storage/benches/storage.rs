@@ -1,4 +1,4 @@
-//! Encoding, rows and group commit. `cargo bench -p meridian-storage`.
+//! Encoding, rows and group commit. `cargo bench --workspace --bench storage`.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! How fast virtual time runs: 60 simulated seconds of a mild load on three regions.
 //!
-//!     cargo bench -p meridian-tests --bench virtual_time
+//!     cargo bench --workspace --bench virtual_time
 
 use std::time::{Duration, Instant};
 
