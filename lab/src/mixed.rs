@@ -9,6 +9,9 @@ use hdrhistogram::Histogram;
 
 use crate::client::{Client, ClientError, Environment, Outcome};
 
+/// Latencies above ten minutes are recorded as ten minutes.
+const LONGEST_MICROS: u64 = 600_000_000;
+
 /// The workload's parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mixed {
@@ -44,7 +47,9 @@ impl Record {
     /// Never: the histogram's bounds are valid.
     #[must_use]
     pub fn new() -> Self {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        // Bounds that are given: one that grows would clamp what is recorded to what it holds now.
+        let histogram =
+            || Histogram::new_with_bounds(1, LONGEST_MICROS, 3).expect("three digits are allowed");
         Self {
             reads: histogram(),
             writes: histogram(),
@@ -173,16 +178,17 @@ mod tests {
         }
     }
 
-    /// Counts statements by their first word; every fifth insert has an unknown outcome.
-    #[derive(Default)]
-    struct Counting(BTreeMap<String, u64>);
+    /// Counts statements by their first word; each takes 64 ms, every fifth insert has an unknown
+    /// outcome.
+    struct Counting<'c>(BTreeMap<String, u64>, &'c Clock);
 
     #[async_trait]
-    impl Client for Counting {
+    impl Client for Counting<'_> {
         async fn execute(&mut self, sql: &str) -> Result<Reply, ClientError> {
             let verb = sql.split(' ').next().unwrap_or_default();
             let count = self.0.entry(verb.into()).or_default();
             *count += 1;
+            self.1.sleep(Duration::from_millis(64)).await;
             if verb == "INSERT" && count.is_multiple_of(5) {
                 return Err(ClientError::new("08007", "unknown"));
             }
@@ -194,14 +200,19 @@ mod tests {
     fn counts_what_it_does() {
         let workload = Mixed {
             table: "t".into(),
-            duration: Duration::from_secs(10),
+            duration: Duration::from_secs(60),
             think: Duration::from_millis(10),
             read_percent: 50,
         };
-        let (clock, mut client) = (Clock::default(), Counting::default());
+        let clock = Clock::default();
+        let mut client = Counting(BTreeMap::new(), &clock);
         let record = futures::executor::block_on(workload.run(3, &mut client, &clock));
         let count = |verb: &str| client.0.get(verb).copied().unwrap_or_default();
         assert_eq!(record.reads.len(), count("SELECT"));
+        for latencies in [&record.reads, &record.writes] {
+            let exact = |micros| latencies.equivalent(micros, 64_000);
+            assert!(exact(latencies.min()) && exact(latencies.max()), "{latencies:?}");
+        }
         assert_eq!(record.inserted.len() as u64, count("INSERT") - count("INSERT") / 5);
         assert_eq!(record.unknown.len() as u64, count("INSERT") / 5);
         assert_eq!(record.writes.len(), count("UPDATE") + record.inserted.len() as u64);
