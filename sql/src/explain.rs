@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, StringArray};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::unparser::Unparser;
 use futures::TryStreamExt;
 use meridian_storage::{KeyRange, prefix_end};
 
@@ -178,8 +180,11 @@ fn details(tablets: &dyn Tablets, scan: &Scan) -> Vec<String> {
     lines
 }
 
-fn filter_text(filter: &datafusion::logical_expr::Expr) -> String {
-    crate::plan::strip_qualifiers(filter).human_display().to_string()
+/// A filter as SQL; what has no SQL, as DataFusion shows it.
+fn filter_text(filter: &Expr) -> String {
+    let filter = crate::plan::strip_qualifiers(filter);
+    let sql = Unparser::default().with_pretty(true).expr_to_sql(&filter);
+    sql.map_or_else(|_| filter.human_display().to_string(), |sql| sql.to_string())
 }
 
 fn actual(scan: &ScanExec) -> String {

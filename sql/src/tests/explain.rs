@@ -65,6 +65,8 @@ fn explain_shows_tablets_ranges_filters_and_limit() {
              \x20       Filter: a = 1 AND c > 5\n\
              \x20       Limit: 3"
         );
+        let texts = b.ok("explain select c from t where b = 'it''s' and b < upper('x')").await;
+        assert!(texts.ends_with("Filter: b = 'it''s' AND b < 'X'"), "{texts}");
         assert_eq!(
             b.ok("explain delete from t where a = 1").await,
             "[QUERY PLAN]\n\
