@@ -35,8 +35,15 @@ const VIRTUAL_EPOCH: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000
 
 #[derive(Debug)]
 enum Clockwork {
-    Real { start: Instant, epoch: Timestamp, timer: Timer, computing: Option<Handle> },
+    Real { start: Instant, epoch: Timestamp, timer: Timer, runtimes: Option<Runtimes> },
     Virtual { start: tokio::time::Instant },
+}
+
+/// Where a real world's tasks run.
+#[derive(Debug)]
+struct Runtimes {
+    node: Handle,
+    computing: Handle,
 }
 
 #[derive(Debug)]
@@ -60,16 +67,17 @@ impl World {
     }
 
     /// The real world, with a runtime for what computes for long
-    /// ([`Environment::compute_boxed`]).
+    /// ([`Environment::compute_boxed`]). All other tasks run on the runtime that this is called
+    /// in, also those that a computing task starts.
     #[must_use]
     pub fn real_with_computing(seed: u64, computing: Handle) -> Self {
-        Self::real_world(seed, Some(computing))
+        Self::real_world(seed, Some(Runtimes { node: Handle::current(), computing }))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
-    fn real_world(seed: u64, computing: Option<Handle>) -> Self {
+    fn real_world(seed: u64, runtimes: Option<Runtimes>) -> Self {
         let (start, epoch, timer) = (Instant::now(), wall_clock(), Timer::start());
-        let clockwork = Clockwork::Real { start, epoch, timer, computing };
+        let clockwork = Clockwork::Real { start, epoch, timer, runtimes };
         Self(Arc::new(Inner { clockwork, seed, cost: CostModel::default() }))
     }
 
@@ -238,12 +246,17 @@ impl Environment for NodeEnvironment {
     }
 
     fn spawn_boxed(&self, task: BoxFuture<'static, ()>) {
-        self.start(task, &Handle::current());
+        match &self.world.0.clockwork {
+            Clockwork::Real { runtimes: Some(runtimes), .. } => self.start(task, &runtimes.node),
+            _ => self.start(task, &Handle::current()),
+        }
     }
 
     fn compute_boxed(&self, task: BoxFuture<'static, ()>) {
         match &self.world.0.clockwork {
-            Clockwork::Real { computing: Some(computing), .. } => self.start(task, computing),
+            Clockwork::Real { runtimes: Some(runtimes), .. } => {
+                self.start(task, &runtimes.computing);
+            }
             _ => self.spawn_boxed(task),
         }
     }
@@ -354,6 +367,30 @@ mod tests {
         assert_eq!(draw(1, 1), draw(1, 1));
         assert_ne!(draw(1, 1), draw(1, 2));
         assert_ne!(draw(1, 1), draw(2, 1));
+    }
+
+    #[test]
+    fn what_computes_has_its_threads_and_what_it_starts_has_the_nodes() {
+        let runtime = |name: &str| {
+            let builder = &mut runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).thread_name(name).build().expect("a runtime")
+        };
+        let (node, query) = (runtime("node"), runtime("query"));
+        let (tell, names) = std::sync::mpsc::channel();
+        let env = {
+            let _entered = node.enter();
+            World::real_with_computing(1, query.handle().clone()).node(1)
+        };
+        let name = || std::thread::current().name().map(str::to_owned);
+        let (inner, told) = (Arc::clone(&env), tell.clone());
+        env.compute(async move {
+            let _ = tell.send(name());
+            inner.spawn(async move {
+                let _ = told.send(name());
+            });
+        });
+        let threads: Vec<_> = names.iter().take(2).flatten().collect();
+        assert_eq!(threads, ["query", "node"]);
     }
 
     #[test]
