@@ -17,9 +17,11 @@ pub use server::{Server, Usage, free_ports, run_to_end};
 /// How long anything may take before the test is given up. Not a claim about speed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The workspace's folder.
+/// The workspace's folder. Asked for when a test runs: what was compiled may come from a cache that
+/// another clone shares.
 pub fn workspace() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
+    let folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    PathBuf::from(folder).parent().expect("a parent").to_owned()
 }
 
 /// Time and timers of the real world. Needs a runtime.
