@@ -11,4 +11,4 @@ pub mod tablet;
 
 pub use raft::{ConfirmError, Host, ProposeError, Replica, ReplicaStatus, Timing};
 pub use state_machine::{Position, StateMachine};
-pub use tablet::{Generation, TabletDescriptor};
+pub use tablet::{Generation, Placement, PlacementChange, TabletDescriptor};

@@ -1,6 +1,6 @@
 //! Tablets and where they are.
 
-use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use serde::{Deserialize, Serialize};
 
 /// Counts the changes of a tablet's descriptor. A request names the generation that it believes in.
@@ -18,6 +18,51 @@ impl Generation {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// The one after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Where a tablet's replicas should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// How many replicas vote.
+    pub voters: u8,
+    /// The regions that the voters may be in; any, if there are none here.
+    pub regions: Vec<String>,
+    /// Regions that have a replica each that follows without voting.
+    pub read_only: Vec<String>,
+    /// The region that leads whenever it can.
+    pub leader_region: Option<String>,
+}
+
+/// A change of a [`Placement`]: what isn't given stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementChange {
+    /// See [`Placement::voters`].
+    pub voters: Option<u8>,
+    /// See [`Placement::regions`].
+    pub regions: Option<Vec<String>>,
+    /// See [`Placement::read_only`].
+    pub read_only: Option<Vec<String>>,
+    /// See [`Placement::leader_region`]; `Some(None)` takes it away.
+    #[expect(clippy::option_option, reason = "not given, or taken away, or a region")]
+    pub leader_region: Option<Option<String>>,
+}
+
+impl Placement {
+    /// The placement with a change made to it.
+    #[must_use]
+    pub fn with(mut self, change: PlacementChange) -> Self {
+        self.voters = change.voters.unwrap_or(self.voters);
+        self.regions = change.regions.unwrap_or(self.regions);
+        self.read_only = change.read_only.unwrap_or(self.read_only);
+        self.leader_region = change.leader_region.unwrap_or(self.leader_region);
+        self
+    }
 }
 
 /// What a tablet covers and where its replicas are.
@@ -32,10 +77,22 @@ pub struct TabletDescriptor {
     pub generation: Generation,
     /// The keys that it covers.
     pub range: KeyRange,
+    /// The types of the root table's key columns: what it takes to find where a directory ends, in
+    /// which no tablet may be split.
+    pub root_key: Vec<(KeyType, Order)>,
     /// The nodes with a voting replica.
-    pub replicas: Vec<NodeId>,
+    pub voters: Vec<NodeId>,
+    /// The nodes with a replica that follows without voting.
+    pub read_only: Vec<NodeId>,
     /// The replica that should lead whenever it can.
     pub preferred_leader: NodeId,
-    /// The tables whose rows may lie in it, each with its schema version.
-    pub tables: Vec<(u64, u64)>,
+    /// Where the replicas should be.
+    pub placement: Placement,
+}
+
+impl TabletDescriptor {
+    /// All nodes with a replica, voters first.
+    pub fn replicas(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.iter().chain(&self.read_only).copied()
+    }
 }

@@ -108,6 +108,9 @@ pub struct Cluster {
     itself: std::sync::Weak<Cluster>,
 }
 
+/// How many replicas a tablet has where nothing else is asked for.
+const DEFAULT_VOTERS: usize = 3;
+
 /// How long a disk may stay in use by the remains of a node that was stopped.
 const RELEASE: Duration = Duration::from_secs(5);
 
@@ -296,6 +299,7 @@ impl Cluster {
             transport,
             registry,
             timing: Timing::for_round_trip(self.options.topology.longest_round_trip()),
+            default_voters: DEFAULT_VOTERS,
         };
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;

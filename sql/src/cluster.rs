@@ -16,10 +16,11 @@ use datafusion::execution::TaskContext;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use meridian_replication::net::{Incoming, NetError, Outgoing, Service, ServiceError};
-use meridian_storage::{DataSnapshot, Direction, KeyRange, NodeId, TabletId};
+use meridian_storage::{DataSnapshot, Direction, KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
 use meridian_txn::{
-    Node, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
+    Node, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError,
+    WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -252,13 +253,52 @@ impl Tablets for ClusterTablets {
         &self,
         id: TabletId,
         range: KeyRange,
-        tables: Vec<(u64, u64)>,
-    ) -> TabletDescriptor {
-        self.node.new_tablet(id, range, tables)
+        root_key: Vec<(KeyType, Order)>,
+        change: PlacementChange,
+    ) -> Result<TabletDescriptor, TxnError> {
+        self.node.new_tablet(id, range, root_key, change)
     }
 
     async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
         self.node.ensure_tablet(descriptor).await
+    }
+
+    async fn fence_table(
+        &self,
+        range: &KeyRange,
+        table: u64,
+        version: u64,
+    ) -> Result<(), TxnError> {
+        self.node.fence_table(range, table, version).await
+    }
+
+    async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError> {
+        self.node.split(key).await
+    }
+
+    async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
+        self.node.merge(tablet).await
+    }
+
+    async fn place(
+        &self,
+        range: &KeyRange,
+        change: PlacementChange,
+    ) -> Result<Vec<TabletId>, TxnError> {
+        self.node.place(range, change).await
+    }
+
+    async fn transfer_leader(&self, tablet: TabletId, node: NodeId) -> Result<(), TxnError> {
+        self.node.transfer_leader(tablet, node).await
+    }
+
+    async fn move_replica(
+        &self,
+        tablet: TabletId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), TxnError> {
+        self.node.move_replica(tablet, from, to).await
     }
 
     async fn retire_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {

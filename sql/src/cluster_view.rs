@@ -64,8 +64,6 @@ pub struct LinkRow {
 pub struct TabletRow {
     /// The tablet.
     pub tablet: TabletId,
-    /// The ids of the tables whose rows it holds.
-    pub tables: Vec<u64>,
     /// The first key.
     pub start: Vec<u8>,
     /// The first key behind it; none at the end of the key space.

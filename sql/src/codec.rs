@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use meridian_storage::{KeyBuilder, KeyReader, Order};
+use meridian_storage::{KeyBuilder, KeyReader, KeyType, Order};
 
 use crate::catalog::{ColumnInfo, TableInfo};
 use crate::error::SqlError;
-use crate::row::{KeyColumn, RowCodec, RowColumn, RowSchema};
+use crate::row::{KeyColumn, RowCodec, RowColumn, RowSchema, key_type};
 use crate::types::{PgType, SessionFormat, text};
 
 /// The codec of a table's rows.
@@ -45,6 +45,12 @@ pub(crate) fn projected_schema(table: &TableInfo, projection: &[usize]) -> Schem
         column.pg_type.field(&column.name, column.nullable)
     };
     Arc::new(Schema::new(projection.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The types of a root table's key columns, as its tablets have to know them.
+pub(crate) fn root_key(table: &TableInfo) -> Vec<(KeyType, Order)> {
+    let columns = table.key_columns();
+    columns.filter_map(|column| key_type(column.pg_type).map(|of| (of, Order::Asc))).collect()
 }
 
 /// What all keys of a table begin with.

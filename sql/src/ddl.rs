@@ -13,12 +13,13 @@ use datafusion::sql::sqlparser::ast;
 use meridian_storage::TabletId;
 use meridian_truetime::EnvironmentExt;
 use meridian_txn::{
-    Mutation, ReadAt, ReadSet, TabletDescriptor, TxnError, WriteRequest, directory_delete,
-    directory_put, table_range,
+    Mutation, PlacementChange, ReadAt, ReadSet, TabletDescriptor, TxnError, WriteRequest,
+    directory_delete, directory_put, table_range,
 };
 
 use crate::catalog::bootstrap::{FIRST_USER_TABLE, FIRST_USER_TABLET, SCHEMA};
 use crate::catalog::{ColumnInfo, TableInfo, store};
+use crate::codec;
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::{sql_error, txn_error};
 use crate::plan::names::fold;
@@ -113,8 +114,9 @@ async fn try_create(
     let descriptor = tablets.new_tablet(
         TabletId::new(tablet),
         table_range(table.id),
-        vec![(table.id, table.version)],
-    );
+        codec::root_key(table),
+        PlacementChange::default(),
+    )?;
     let mut mutations = store::create(table).map_err(internal)?;
     mutations.push(store::set_counter(table_counter, table.id + 1).map_err(internal)?);
     mutations.push(store::set_counter(tablet_counter, tablet + 1).map_err(internal)?);

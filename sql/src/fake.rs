@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
 use meridian_txn::{
-    Generation, Mutation, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError,
-    WriteRequest, table_range,
+    Generation, Mutation, Placement, PlacementChange, ReadAt, Row, ScanRequest, ScanResult,
+    TabletDescriptor, TxnError, WriteRequest, table_range,
 };
 
 use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
@@ -38,6 +38,8 @@ struct State {
     tablets: Vec<TabletDescriptor>,
     /// Errors that the next writes end with.
     failures: Vec<TxnError>,
+    /// What was asked of the tablets besides reading and writing.
+    calls: Vec<String>,
     /// Every fragment that was run.
     fragments: Vec<Fragment>,
     writes: Vec<WriteRequest>,
@@ -49,9 +51,11 @@ impl FakeTablets {
             id: SYSTEM_TABLET,
             generation: Generation::FIRST,
             range: KeyRange { start: Vec::new(), end: Some(table_range(100).start) },
-            replicas: vec![NodeId::new(1)],
+            root_key: Vec::new(),
+            voters: vec![NodeId::new(1)],
+            read_only: Vec::new(),
             preferred_leader: NodeId::new(1),
-            tables: Vec::new(),
+            placement: Placement::default(),
         };
         let state =
             State { now: 1_790_000_000_000_000_000, tablets: vec![system], ..State::default() };
@@ -62,6 +66,16 @@ impl FakeTablets {
             functions,
             reads: Arc::default(),
         }
+    }
+
+    fn call(&self, call: String) {
+        self.lock().calls.push(call);
+    }
+
+    /// What was asked of the tablets besides reading and writing.
+    #[expect(dead_code, reason = "for the statements that are to come")]
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -296,19 +310,66 @@ impl Tablets for FakeTablets {
         &self,
         id: TabletId,
         range: KeyRange,
-        tables: Vec<(u64, u64)>,
-    ) -> TabletDescriptor {
-        TabletDescriptor {
+        root_key: Vec<(KeyType, Order)>,
+        change: PlacementChange,
+    ) -> Result<TabletDescriptor, TxnError> {
+        Ok(TabletDescriptor {
             id,
             generation: Generation::FIRST,
             range,
-            replicas: vec![NodeId::new(1)],
+            root_key,
+            voters: vec![NodeId::new(1)],
+            read_only: Vec::new(),
             preferred_leader: NodeId::new(1),
-            tables,
-        }
+            placement: Placement::default().with(change),
+        })
     }
 
     async fn ensure_tablet(&self, _: &TabletDescriptor) -> Result<(), TxnError> {
+        Ok(())
+    }
+
+    async fn fence_table(
+        &self,
+        range: &KeyRange,
+        table: u64,
+        version: u64,
+    ) -> Result<(), TxnError> {
+        self.call(format!("fence {range:?} {table} {version}"));
+        Ok(())
+    }
+
+    async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError> {
+        self.call(format!("split {key:02x?}"));
+        Ok(TabletId::new(7))
+    }
+
+    async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
+        self.call(format!("merge {tablet}"));
+        Ok(tablet)
+    }
+
+    async fn place(
+        &self,
+        range: &KeyRange,
+        change: PlacementChange,
+    ) -> Result<Vec<TabletId>, TxnError> {
+        self.call(format!("place {range:?} {change:?}"));
+        Ok(vec![TabletId::new(7)])
+    }
+
+    async fn transfer_leader(&self, tablet: TabletId, node: NodeId) -> Result<(), TxnError> {
+        self.call(format!("transfer {tablet} to {node}"));
+        Ok(())
+    }
+
+    async fn move_replica(
+        &self,
+        tablet: TabletId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), TxnError> {
+        self.call(format!("move {tablet} from {from} to {to}"));
         Ok(())
     }
 
@@ -355,7 +416,6 @@ impl ClusterView for FakeCluster {
         let range = table_range(100);
         Ok(vec![TabletRow {
             tablet: TabletId::new(2),
-            tables: vec![100],
             start: range.start,
             end: range.end,
             replicas: vec![NodeId::new(1), NodeId::new(2)],

@@ -254,10 +254,7 @@ fn replicas(rows: &[ReplicaRow]) -> Vec<ArrayRef> {
 
 fn tablets(rows: &[TabletRow], snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
     let table_name = |row: &TabletRow| {
-        let table = row.tables.first().and_then(|&id| snapshot.table_by_id(id));
-        table
-            .or_else(|| table_of_key(snapshot, &row.start))
-            .map(|table| format!("{}.{}", table.schema, table.name))
+        table_of_key(snapshot, &row.start).map(|table| format!("{}.{}", table.schema, table.name))
     };
     let replicas = |row: &TabletRow| {
         let list: Vec<_> = row.replicas.iter().map(|&replica| node(replica).to_string()).collect();

@@ -8,10 +8,10 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::stream::BoxStream;
-use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, Timestamp, TtInterval};
 use meridian_txn::{
-    ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
+    PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,16 +72,47 @@ pub trait Tablets: Debug + Send + Sync {
     /// Applies the mutations if what was read still holds; answers the commit timestamp.
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError>;
 
-    /// A descriptor for a new tablet: where its replicas go is decided here.
+    /// A descriptor for a new tablet: where its replicas go is decided here, by the cluster's
+    /// default placement with a change made to it.
     fn new_tablet(
         &self,
         id: TabletId,
         range: KeyRange,
-        tables: Vec<(u64, u64)>,
-    ) -> TabletDescriptor;
+        root_key: Vec<(KeyType, Order)>,
+        change: PlacementChange,
+    ) -> Result<TabletDescriptor, TxnError>;
 
     /// Waits until a tablet that the directory lists serves.
     async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError>;
+
+    /// Makes the tablets that hold keys of `range` refuse writes that were planned under a schema
+    /// version of `table` below `version`: `u64::MAX` when the table was dropped.
+    async fn fence_table(&self, range: &KeyRange, table: u64, version: u64)
+    -> Result<(), TxnError>;
+
+    /// Splits the tablet that holds `key` in front of it; the tablet that begins there.
+    async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError>;
+
+    /// Merges a tablet with its right neighbour of the same root table; the tablet that is left.
+    async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError>;
+
+    /// Changes where the replicas of a range's tablets should be, after splitting at its ends.
+    async fn place(
+        &self,
+        range: &KeyRange,
+        change: PlacementChange,
+    ) -> Result<Vec<TabletId>, TxnError>;
+
+    /// Hands a tablet's leadership to the replica on `node`.
+    async fn transfer_leader(&self, tablet: TabletId, node: NodeId) -> Result<(), TxnError>;
+
+    /// Moves a tablet's replica from one node to another.
+    async fn move_replica(
+        &self,
+        tablet: TabletId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), TxnError>;
 
     /// Ends a tablet that the directory no longer lists.
     async fn retire_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError>;

@@ -83,7 +83,7 @@ pub enum KeyValue {
 }
 
 /// What a key column holds besides NULL; one kind for each variant of [`KeyValue`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[expect(missing_docs, reason = "named and documented by KeyValue's variants")]
 pub enum KeyType {
     Bool,

@@ -142,6 +142,8 @@ pub struct ScanResult {
 pub(crate) enum Command {
     /// Validate and write at `at`.
     Write { at: Timestamp, request: WriteRequest },
+    /// From now on, refuse writes that were planned under an older schema version of the table.
+    Fence { table: u64, version: u64 },
     /// Serve nothing any more: the tablet's table was dropped.
     Retire,
 }
@@ -170,6 +172,11 @@ pub(crate) enum Request {
     /// Does the tablet have a leader that serves? Asked of the leader.
     Confirm {
         tablet: TabletId,
+    },
+    Fence {
+        tablet: TabletId,
+        table: u64,
+        version: u64,
     },
     Retire {
         tablet: TabletId,

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_replication::{Generation, TabletDescriptor};
+use meridian_replication::{Generation, Placement, TabletDescriptor};
 use meridian_storage::{KeyBuilder, KeyRange, NodeId, TabletId, prefix_end};
 
 use crate::command::{Mutation, decode, encode};
@@ -29,9 +29,9 @@ pub fn table_range(table: u64) -> KeyRange {
     KeyRange { start, end }
 }
 
-/// The system tablet of a cluster whose first nodes are `replicas`.
-pub(crate) fn system_tablet(replicas: Vec<NodeId>) -> TabletDescriptor {
-    let preferred_leader = replicas.first().copied().unwrap_or(NodeId::new(1));
+/// The system tablet of a cluster whose first nodes are `voters`.
+pub(crate) fn system_tablet(voters: Vec<NodeId>) -> TabletDescriptor {
+    let preferred_leader = voters.first().copied().unwrap_or(NodeId::new(1));
     TabletDescriptor {
         id: SYSTEM_TABLET,
         generation: Generation::FIRST,
@@ -39,9 +39,14 @@ pub(crate) fn system_tablet(replicas: Vec<NodeId>) -> TabletDescriptor {
             start: Vec::new(),
             end: Some(KeyBuilder::new().table(FIRST_USER_TABLE).finish()),
         },
-        replicas,
+        root_key: Vec::new(),
+        placement: Placement {
+            voters: u8::try_from(voters.len()).unwrap_or(u8::MAX),
+            ..Placement::default()
+        },
+        voters,
+        read_only: Vec::new(),
         preferred_leader,
-        tables: Vec::new(),
     }
 }
 

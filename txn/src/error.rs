@@ -62,6 +62,14 @@ pub enum TxnError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The request makes no sense as the cluster stands; nothing was changed.
+    #[error("{message}")]
+    Refused {
+        /// What is wrong, as a user is told.
+        message: String,
+        /// What would help.
+        hint: Option<String>,
+    },
     /// A node's storage failed, or something is not as it must be.
     #[error("{0}")]
     Internal(String),

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use meridian_replication::TabletDescriptor;
 use meridian_replication::net::NetError;
+use meridian_replication::{PlacementChange, TabletDescriptor};
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{Elapsed, EnvironmentExt, Moment, Timestamp};
 use serde::de::DeserializeOwned;
@@ -107,9 +107,8 @@ impl Node {
     /// When no majority of its replicas could be opened in time. The nodes find the tablet in the
     /// directory and open it later by themselves.
     pub async fn ensure_tablet(&self, descriptor: &TabletDescriptor) -> Result<(), TxnError> {
-        let others =
-            descriptor.replicas.iter().filter(|node| **node != descriptor.preferred_leader);
-        let opened = others.map(|&node| async move {
+        let others = descriptor.replicas().filter(|node| *node != descriptor.preferred_leader);
+        let opened = others.map(|node| async move {
             let request = Request::Ensure { descriptor: descriptor.clone(), lead: false };
             self.ask::<()>(node, descriptor.id, request, Effect::Repeatable).await
         });
@@ -131,6 +130,82 @@ impl Node {
         self.ask_leader(descriptor.id, confirm, Effect::Repeatable).await
     }
 
+    /// Makes every tablet that holds keys of `range` refuse writes that were planned under a schema
+    /// version of `table` below `version`.
+    ///
+    /// # Errors
+    /// When one of the tablets can't be reached; those before it have the fence.
+    pub async fn fence_table(
+        &self,
+        range: &KeyRange,
+        table: u64,
+        version: u64,
+    ) -> Result<(), TxnError> {
+        for descriptor in self.tablets(range).await? {
+            let tablet = descriptor.id;
+            let fence = Request::Fence { tablet, table, version };
+            self.ask_leader::<Timestamp>(tablet, fence, Effect::Repeatable).await?;
+        }
+        Ok(())
+    }
+
+    /// Splits the tablet that holds `key` in front of it, where a directory must begin; the new
+    /// tablet that begins there. A tablet that begins there already is left as it is.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when no directory can begin there.
+    pub async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError> {
+        let _ = key;
+        Err(TxnError::Internal("splitting isn't there yet".into()))
+    }
+
+    /// Merges a tablet with its right neighbour of the same root table; the tablet that is left.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when it has no such neighbour.
+    pub async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
+        let _ = tablet;
+        Err(TxnError::Internal("merging isn't there yet".into()))
+    }
+
+    /// Changes where the replicas of a range's tablets should be, after splitting at the range's
+    /// ends. Returns when every tablet knows; the replicas move then.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when the nodes can't satisfy it; nothing is changed then.
+    pub async fn place(
+        &self,
+        range: &KeyRange,
+        change: PlacementChange,
+    ) -> Result<Vec<TabletId>, TxnError> {
+        let _ = (range, change);
+        Err(TxnError::Internal("placing isn't there yet".into()))
+    }
+
+    /// Hands a tablet's leadership to the replica on `node`, and returns when that leads.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when no voter is there, or it doesn't take over in time.
+    pub async fn transfer_leader(&self, tablet: TabletId, node: NodeId) -> Result<(), TxnError> {
+        let _ = (tablet, node);
+        Err(TxnError::Internal("transferring isn't there yet".into()))
+    }
+
+    /// Moves a tablet's replica from one node to another, and returns when it is there.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when there is none to be moved, or one is there already, or the
+    /// placement forbids the new place.
+    pub async fn move_replica(
+        &self,
+        tablet: TabletId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), TxnError> {
+        let _ = (tablet, from, to);
+        Err(TxnError::Internal("moving isn't there yet".into()))
+    }
+
     /// Ends a tablet whose table was dropped: when this returns, no gateway reads from it or
     /// writes to it any more, however old its catalog. Then removes its replicas; those that can't
     /// be reached remove themselves later.
@@ -144,7 +219,7 @@ impl Node {
             Ok(_) | Err(TxnError::NoSuchTablet { .. }) => {}
             Err(error) => return Err(error),
         }
-        let removed = descriptor.replicas.iter().map(|&node| async move {
+        let removed = descriptor.replicas().map(|node| async move {
             let request = Request::Remove { tablet };
             self.ask::<()>(node, tablet, request, Effect::Repeatable).await
         });
@@ -298,7 +373,7 @@ struct Search {
 impl Search {
     fn new(descriptor: TabletDescriptor, hint: Option<NodeId>) -> Self {
         let at = hint.unwrap_or(descriptor.preferred_leader);
-        Self { replicas: descriptor.replicas, at, asked: 0, round: 0 }
+        Self { replicas: descriptor.voters, at, asked: 0, round: 0 }
     }
 
     fn node(&self) -> NodeId {
@@ -339,7 +414,7 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use meridian_replication::Generation;
+    use meridian_replication::{Generation, Placement};
     use meridian_storage::KeyRange;
 
     use super::*;
@@ -351,8 +426,10 @@ mod tests {
             generation: Generation::FIRST,
             range: KeyRange { start: Vec::new(), end: None },
             preferred_leader: replicas[1],
-            replicas,
-            tables: Vec::new(),
+            voters: replicas,
+            read_only: Vec::new(),
+            root_key: Vec::new(),
+            placement: Placement::default(),
         };
         Search::new(descriptor, None)
     }

@@ -31,7 +31,7 @@ pub use directory::{
     FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put, table_range,
 };
 pub use error::TxnError;
-pub use meridian_replication::{Generation, TabletDescriptor};
+pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};
 pub use node::{Member, Node, NodeOptions};
 pub use service::TabletStatus;
 pub use tablet::TabletRead;

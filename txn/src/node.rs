@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_replication::net::{Registry, Transport};
-use meridian_replication::{Generation, Host, TabletDescriptor, Timing};
-use meridian_storage::{KeyRange, NodeId, Storage, TabletId};
+use meridian_replication::{
+    Generation, Host, Placement, PlacementChange, TabletDescriptor, Timing,
+};
+use meridian_storage::{KeyRange, KeyType, NodeId, Order, Storage, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, TrueTime};
 
 use crate::command::ReadAt;
@@ -32,7 +34,7 @@ pub struct Member {
 pub struct NodeOptions {
     /// Its identity.
     pub id: NodeId,
-    /// All nodes of the cluster with itself, in the same order on every node. The first three are
+    /// All nodes of the cluster with itself, in the same order on every node. The first ones are
     /// the replicas of the system tablet.
     pub members: Vec<Member>,
     /// Timers, tasks, chance.
@@ -47,10 +49,9 @@ pub struct NodeOptions {
     pub registry: Registry,
     /// Raft's timeouts.
     pub timing: Timing,
+    /// How many replicas of a new tablet vote, and of the system tablet.
+    pub default_voters: usize,
 }
-
-/// How many replicas a tablet has.
-const REPLICAS: usize = 3;
 
 /// One node of a cluster.
 pub struct Node {
@@ -62,6 +63,7 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     registry: Registry,
     timing: Timing,
+    default_voters: usize,
     host: Host,
     system: TabletDescriptor,
     directory: Directory,
@@ -88,9 +90,19 @@ impl Node {
     /// # Errors
     /// When the disk can't be read.
     pub async fn start(options: NodeOptions) -> Result<Arc<Self>, TxnError> {
-        let NodeOptions { id, members, env, clock, storage, transport, registry, timing } = options;
+        let NodeOptions {
+            id,
+            members,
+            env,
+            clock,
+            storage,
+            transport,
+            registry,
+            timing,
+            default_voters,
+        } = options;
         let system_replicas: Vec<NodeId> =
-            members.iter().take(REPLICAS).map(|member| member.id).collect();
+            members.iter().take(default_voters).map(|member| member.id).collect();
         let system = system_tablet(system_replicas);
         let host = Host::new(
             id,
@@ -109,6 +121,7 @@ impl Node {
             transport,
             registry,
             timing,
+            default_voters,
             host,
             directory: Directory::new(system.clone()),
             system,
@@ -121,7 +134,7 @@ impl Node {
         for descriptor in &stored {
             node.open_tablet(descriptor, false).await?;
         }
-        if node.system.replicas.contains(&id) {
+        if node.system.voters.contains(&id) {
             node.open_tablet(&node.system, false).await?;
         }
         let weak = Arc::downgrade(&node);
@@ -236,6 +249,15 @@ impl Node {
         lock(&self.leader_hints).insert(tablet, leader);
     }
 
+    /// The placement of a table for which none is asked for.
+    #[must_use]
+    pub fn default_placement(&self) -> Placement {
+        Placement {
+            voters: u8::try_from(self.default_voters).unwrap_or(u8::MAX),
+            ..Placement::default()
+        }
+    }
+
     /// A new tablet, led from this node, with replicas on the nearest nodes of other regions (or of
     /// this one where there are too few).
     #[must_use]
@@ -243,8 +265,10 @@ impl Node {
         &self,
         id: TabletId,
         range: KeyRange,
-        tables: Vec<(u64, u64)>,
-    ) -> TabletDescriptor {
+        root_key: Vec<(KeyType, Order)>,
+        change: PlacementChange,
+    ) -> Result<TabletDescriptor, TxnError> {
+        let placement = self.default_placement().with(change);
         let mut replicas = vec![self.id];
         let mut regions: Vec<&str> = self
             .members
@@ -258,7 +282,7 @@ impl Node {
         for elsewhere in [true, false] {
             for member in &others {
                 let new_region = !regions.contains(&member.region.as_str());
-                if replicas.len() < REPLICAS
+                if replicas.len() < usize::from(placement.voters)
                     && new_region == elsewhere
                     && !replicas.contains(&member.id)
                 {
@@ -268,7 +292,16 @@ impl Node {
             }
         }
         let generation = Generation::FIRST;
-        TabletDescriptor { id, generation, range, replicas, preferred_leader: self.id, tables }
+        Ok(TabletDescriptor {
+            id,
+            generation,
+            range,
+            root_key,
+            voters: replicas,
+            read_only: Vec::new(),
+            preferred_leader: self.id,
+            placement,
+        })
     }
 
     /// A view of `range` of a tablet that this node leads, for services that run beside it.
@@ -297,7 +330,7 @@ impl Node {
             Err(_) => self.open_replica(descriptor).await?,
         };
         if lead {
-            let initialized = tablet.replica().initialize(&descriptor.replicas).await;
+            let initialized = tablet.replica().initialize(&descriptor.voters).await;
             initialized.map_err(|error| TxnError::Internal(error.to_string()))?;
         }
         Ok(())

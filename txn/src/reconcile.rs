@@ -54,7 +54,9 @@ async fn reconcile(node: &Arc<Node>) -> Result<(), TxnError> {
         }
     }
     for descriptor in directory.iter() {
-        if descriptor.replicas.contains(&node.id()) && node.tablet(descriptor.id).is_err() {
+        if descriptor.replicas().any(|replica| replica == node.id())
+            && node.tablet(descriptor.id).is_err()
+        {
             tracing::info!(node = %node.id(), tablet = %descriptor.id, "opens a replica");
             node.open_tablet(descriptor, false).await?;
         }
@@ -72,7 +74,7 @@ async fn give_members(node: &Node, tablet: &Tablet, waiting: &mut BTreeMap<Table
     if *rounds > PATIENCE {
         let descriptor = tablet.machine().state().descriptor;
         tracing::info!(node = %node.id(), tablet = %tablet.id(), "gives a group its members");
-        if let Err(error) = tablet.replica().initialize(&descriptor.replicas).await {
+        if let Err(error) = tablet.replica().initialize(&descriptor.voters).await {
             tracing::warn!(tablet = %tablet.id(), %error, "a group has no members");
         }
     }

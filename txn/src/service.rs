@@ -11,7 +11,9 @@ use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, Work};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode};
+use crate::command::{
+    Command, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode,
+};
 use crate::error::TxnError;
 use crate::node::Node;
 
@@ -89,13 +91,17 @@ impl Node {
                 Ok(tablet) => tablet.confirm().await,
                 Err(error) => Err(error),
             }),
-            Request::Retire { tablet } => answer(match self.tablet(tablet) {
-                Ok(tablet) => tablet.retire().await,
-                Err(error) => Err(error),
-            }),
+            Request::Fence { tablet, table, version } => {
+                answer(self.serve_command(tablet, Command::Fence { table, version }).await)
+            }
+            Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),
             Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
             Request::Status => answer(self.replicas()),
         }
+    }
+
+    async fn serve_command(&self, tablet: TabletId, command: Command) -> Outcome {
+        self.tablet(tablet)?.command(command).await
     }
 
     async fn serve_get(

@@ -71,10 +71,9 @@ fn tablet_row(replicas: &[TabletStatus]) -> Option<TabletRow> {
     let descriptor = &best.descriptor;
     Some(TabletRow {
         tablet: descriptor.id,
-        tables: descriptor.tables.iter().map(|(table, _)| *table).collect(),
         start: descriptor.range.start.clone(),
         end: descriptor.range.end.clone(),
-        replicas: descriptor.replicas.clone(),
+        replicas: descriptor.replicas().collect(),
         leader: leader.map(|status| status.node),
         size_bytes: Some(best.size_bytes),
         raft_term: Some(best.term),

@@ -93,6 +93,13 @@ pub(crate) fn txn_error(error: &TxnError) -> SqlError {
             SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
                 .hint("Split the statement into several.")
         }
+        TxnError::Refused { message, hint } => {
+            let error = SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message.clone());
+            match hint {
+                Some(hint) => error.hint(hint.clone()),
+                None => error,
+            }
+        }
         TxnError::Internal(text) => SqlError::internal(text.clone()),
     }
 }

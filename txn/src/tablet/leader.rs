@@ -288,10 +288,10 @@ impl Tablet {
         outcome
     }
 
-    /// Logs that the tablet serves nothing any more.
-    pub(crate) async fn retire(&self) -> Outcome {
+    /// Logs a command that writes no row.
+    pub(crate) async fn command(&self, command: Command) -> Outcome {
         let leadership = self.leadership().await?;
-        let command = encode(&Command::Retire)?;
+        let command = encode(&command)?;
         let submitted = match self.inner.replica.submit(leadership.term, command.into()).await {
             Ok(submitted) => submitted.outcome().await,
             Err(error) => Err(error),

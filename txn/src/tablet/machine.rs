@@ -4,7 +4,7 @@
 //!
 //! A write is applied whole or not at all, and the same way on every replica: whether it is refused
 //! depends only on the request and on what was applied before. It is refused when the tablet was
-//! retired, when a schema version differs, when its timestamp isn't above the last one (a leader
+//! retired, when a schema version is older than the table's fence, when its timestamp isn't above the last one (a leader
 //! that was deposed meanwhile), when anything that it was computed from has changed, or when a key
 //! to be inserted exists. This is optimistic concurrency control with backward validation (Kung and
 //! Robinson, 1981), in one tablet; locks take its place when transactions span tablets.
@@ -13,6 +13,7 @@
 //!
 //! Validating a range costs as much as reading it did, on every replica.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,9 @@ pub(crate) struct State {
     pub(crate) descriptor: TabletDescriptor,
     /// The timestamp of the last applied write.
     pub(crate) last_write: Timestamp,
+    /// Tables whose schema has changed, each with the oldest version that may still write. A table
+    /// that isn't here never changed: its id alone says which it is.
+    pub(crate) fences: BTreeMap<u64, u64>,
     /// Serves nothing any more.
     pub(crate) retired: bool,
 }
@@ -100,9 +104,12 @@ impl TabletMachine {
     ) -> Result<Self, TxnError> {
         let state = match view.record(&state_record(descriptor.id))? {
             Some(bytes) => decode(&bytes)?,
-            None => {
-                State { descriptor: descriptor.clone(), last_write: Timestamp::MIN, retired: false }
-            }
+            None => State {
+                descriptor: descriptor.clone(),
+                last_write: Timestamp::MIN,
+                fences: BTreeMap::new(),
+                retired: false,
+            },
         };
         let versions = Versions { committed: state.clone(), next: state };
         Ok(Self { id: descriptor.id, state: Mutex::new(versions) })
@@ -148,8 +155,7 @@ fn validate(
         return Ok(Err(TxnError::NoSuchTablet { tablet: id }));
     }
     for (table, version) in &request.schema {
-        let known = state.descriptor.tables.iter().find(|(id, _)| id == table);
-        if known.is_none_or(|(_, known)| known != version) {
+        if state.fences.get(table).is_some_and(|oldest| version < oldest) {
             return Ok(Err(TxnError::SchemaChanged { table: *table }));
         }
     }
@@ -205,6 +211,11 @@ impl StateMachine for TabletMachine {
                     state.next.last_write = at;
                 }
                 outcome
+            }
+            Command::Fence { table, version } => {
+                let oldest = state.next.fences.entry(table).or_default();
+                *oldest = version.max(*oldest);
+                Ok(state.next.last_write)
             }
             Command::Retire => {
                 state.next.retired = true;

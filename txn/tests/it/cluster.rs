@@ -84,6 +84,7 @@ impl Cluster {
             transport,
             registry,
             timing: Timing::for_round_trip(self.topology.longest_round_trip()),
+            default_voters: 3,
         });
         self.nodes.insert(number, (env, node.await.expect("starts")));
     }
@@ -109,7 +110,14 @@ impl Cluster {
     /// A tablet for [`TABLE`], led from that node.
     pub async fn create_tablet(&self, number: u64) -> TabletDescriptor {
         let node = self.node(number);
-        let descriptor = node.new_tablet(TabletId::new(2), table_range(TABLE), vec![(TABLE, 1)]);
+        let descriptor = node
+            .new_tablet(
+                TabletId::new(2),
+                table_range(TABLE),
+                Vec::new(),
+                meridian_txn::PlacementChange::default(),
+            )
+            .expect("can be placed");
         create_tablet(&node, &descriptor).await;
         descriptor
     }

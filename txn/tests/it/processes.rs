@@ -53,6 +53,7 @@ async fn node(id: u64, addresses: BTreeMap<NodeId, String>, folder: Option<&Path
         transport: Arc::new(transport),
         registry,
         timing: Timing::for_round_trip(Duration::ZERO),
+        default_voters: 3,
     });
     node.await.expect("starts")
 }
@@ -152,12 +153,15 @@ fn three_processes_serve_and_survive_the_death_of_each() {
     runtime().block_on(async {
         let gateway = node(4, parse_peers(&peers), None).await;
         gateway.ready().await.expect("the cluster serves");
-        let mut tablet = gateway.new_tablet(
-            TabletId::new(2),
-            meridian_txn::table_range(crate::cluster::TABLE),
-            vec![(crate::cluster::TABLE, 1)],
-        );
-        tablet.replicas = (1..=3).map(NodeId::new).collect();
+        let mut tablet = gateway
+            .new_tablet(
+                TabletId::new(2),
+                meridian_txn::table_range(crate::cluster::TABLE),
+                Vec::new(),
+                meridian_txn::PlacementChange::default(),
+            )
+            .expect("can be placed");
+        tablet.voters = (1..=3).map(NodeId::new).collect();
         tablet.preferred_leader = NodeId::new(2);
         create_tablet(&gateway, &tablet).await;
 
