@@ -9,6 +9,6 @@ pub mod raft;
 pub mod state_machine;
 pub mod tablet;
 
-pub use raft::{ConfirmError, Host, ProposeError, Replica, ReplicaStatus, Timing};
-pub use state_machine::{Position, StateMachine};
+pub use raft::{ConfirmError, Host, ProposeError, Replica, ReplicaStatus, Timing, birth};
+pub use state_machine::{Members, Position, StateMachine};
 pub use tablet::{Generation, Placement, PlacementChange, TabletDescriptor};

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 
 use bytes::Bytes;
-use meridian_storage::{DataSnapshot, KeyRange, WriteBatch};
+use meridian_storage::{DataSnapshot, KeyRange, NodeId, WriteBatch};
 
 /// Where in its log an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,12 +15,26 @@ pub struct Position {
     pub index: u64,
 }
 
+/// The members of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those who vote, of the new configuration while one replaces another; in order.
+    pub voters: Vec<NodeId>,
+    /// Those who follow without voting, in order.
+    pub learners: Vec<NodeId>,
+    /// One configuration is being replaced by another: both have to agree to everything.
+    pub joint: bool,
+}
+
 /// A deterministic state machine over a node's data file.
 ///
 /// Every replica applies the same commands in the same order to the same state, so `apply` may
 /// look at nothing but its arguments and what earlier commands left behind: no clock, no random
 /// number, no setting of the node. Effects go into the batch, which is committed together with the
 /// log position; in-memory state that mirrors the batch changes in [`StateMachine::committed`].
+///
+/// A machine without state, a *blank* one, waits for its group's leader to send an image. Nothing
+/// else can fill it: no log reaches back to before its group's birth.
 pub trait StateMachine: Debug + Send + Sync + 'static {
     /// Applies one command. `view` shows everything that was applied before.
     ///
@@ -34,18 +48,29 @@ pub trait StateMachine: Debug + Send + Sync + 'static {
         batch: &mut WriteBatch,
     ) -> Bytes;
 
-    /// The batch of the last `apply` is committed and visible.
+    /// The group has other members from here on.
+    fn members_changed(&self, members: &Members, batch: &mut WriteBatch);
+
+    /// The batch of the last `apply` or `members_changed` is committed and visible.
     fn committed(&self);
 
-    /// The rows that belong to the state.
-    fn range(&self) -> KeyRange;
+    /// The rows that belong to the state; `None` while there is none.
+    fn range(&self) -> Option<KeyRange>;
 
     /// The prefix of the names of the records that belong to the state.
     fn records(&self) -> Vec<u8>;
 
-    /// The state was replaced by a leader's snapshot; `view` shows the new one.
+    /// A leader offers an image with these records, which is to replace the state: the rows that
+    /// will belong to it. From here on nothing else on this node may claim them, until
+    /// [`StateMachine::restored`] or the next offer.
+    ///
+    /// # Errors
+    /// When the rows belong to somebody else on this node, who has to give them up first.
+    fn offered(&self, records: &[(Vec<u8>, Vec<u8>)]) -> io::Result<KeyRange>;
+
+    /// The state was replaced by the image; `view` shows the new one.
     ///
     /// # Errors
     /// When the records can't be read or understood.
-    fn restore(&self, view: &DataSnapshot) -> io::Result<()>;
+    fn restored(&self, view: &DataSnapshot) -> io::Result<()>;
 }

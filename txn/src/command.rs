@@ -1,12 +1,13 @@
 //! What tablets are asked to do and what their logs hold.
 
-use meridian_replication::TabletDescriptor;
-use meridian_storage::{KeyRange, TabletId};
+use meridian_replication::{Placement, TabletDescriptor};
+use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TxnError;
+use crate::tablet::Target;
 
 /// A change of one row or index entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +145,10 @@ pub(crate) enum Command {
     Write { at: Timestamp, request: WriteRequest },
     /// From now on, refuse writes that were planned under an older schema version of the table.
     Fence { table: u64, version: u64 },
+    /// Split in front of `key`; what lies behind becomes the tablet `child`.
+    Split { key: Vec<u8>, child: TabletId },
+    /// Where the replicas should be; the leaders see to it.
+    Place { placement: Placement, preferred_leader: NodeId, target: Target },
     /// Serve nothing any more: the tablet's table was dropped.
     Retire,
 }
@@ -164,7 +169,7 @@ pub(crate) enum Request {
         scan: ScanRequest,
     },
     Write(WriteRequest),
-    /// Open a replica; `lead` makes the replicas the group's first members.
+    /// Open a replica; with `lead`, stand for election.
     Ensure {
         descriptor: TabletDescriptor,
         lead: bool,
@@ -177,6 +182,22 @@ pub(crate) enum Request {
         tablet: TabletId,
         table: u64,
         version: u64,
+    },
+    Split {
+        tablet: TabletId,
+        key: Vec<u8>,
+        child: TabletId,
+    },
+    Place {
+        tablet: TabletId,
+        placement: Placement,
+        preferred_leader: NodeId,
+        target: Target,
+    },
+    /// Hand leadership to that node and wait until it leads.
+    Transfer {
+        tablet: TabletId,
+        to: NodeId,
     },
     Retire {
         tablet: TabletId,

@@ -1,13 +1,23 @@
 //! The directory: which tablet covers a key.
 //!
 //! The directory is rows of the system tablet, one per tablet, and every node keeps a copy of them
-//! that may lag. Nothing relies on the copy being right: a tablet refuses keys that it doesn't
-//! cover, and a node that is refused reads the rows again.
+//! that may lag, as the rows themselves may lag behind the tablets' own descriptors. Nothing relies
+//! on either being right: a tablet refuses keys that it doesn't cover and says what it knows of
+//! those who might; a node that is refused learns that, and reads the rows again.
+//!
+//! A row is written by the tablet's leader whenever the descriptor has changed, and never replaced
+//! by one of an older generation. A tablet that is no more leaves a row that says so, for ever: what
+//! isn't in the directory may be about to enter it, but what is gone stays gone. A tablet that was
+//! split from one that is gone meanwhile never enters it (its leader retires it): whoever dropped
+//! the table knew only the other.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_replication::{Generation, Placement, TabletDescriptor};
 use meridian_storage::{KeyBuilder, KeyRange, NodeId, TabletId, prefix_end};
+use serde::{Deserialize, Serialize};
 
 use crate::command::{Mutation, decode, encode};
 use crate::error::TxnError;
@@ -20,6 +30,14 @@ pub const FIRST_USER_TABLE: u64 = 100;
 
 /// The root table id of the directory's rows.
 const DIRECTORY: u64 = 99;
+
+/// The root table id of the counter of tablet ids.
+const TABLET_IDS: u64 = 98;
+
+/// The key of the counter of tablet ids: the next that is free.
+pub(crate) fn tablet_counter_key() -> Vec<u8> {
+    KeyBuilder::new().table(TABLET_IDS).finish()
+}
 
 /// The keys whose root table is `table`.
 #[must_use]
@@ -54,8 +72,15 @@ pub(crate) fn directory_range() -> KeyRange {
     table_range(DIRECTORY)
 }
 
-fn directory_key(tablet: TabletId) -> Vec<u8> {
+pub(crate) fn directory_key(tablet: TabletId) -> Vec<u8> {
     KeyBuilder::new().table(DIRECTORY).table(tablet.get()).finish()
+}
+
+/// A row of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DirectoryRow {
+    Live(TabletDescriptor),
+    Gone(TabletId),
 }
 
 /// The mutation of the system tablet that enters a tablet into the directory.
@@ -63,16 +88,19 @@ fn directory_key(tablet: TabletId) -> Vec<u8> {
 /// # Errors
 /// When the descriptor can't be encoded.
 pub fn directory_put(descriptor: &TabletDescriptor) -> Result<Mutation, TxnError> {
-    Ok(Mutation::Put { key: directory_key(descriptor.id), value: encode(descriptor)? })
+    let row = DirectoryRow::Live(descriptor.clone());
+    Ok(Mutation::Put { key: directory_key(descriptor.id), value: encode(&row)? })
 }
 
-/// The mutation of the system tablet that takes a tablet out of the directory.
-#[must_use]
-pub fn directory_delete(tablet: TabletId) -> Mutation {
-    Mutation::Delete { key: directory_key(tablet) }
+/// The mutation of the system tablet that says that a tablet is gone.
+///
+/// # Errors
+/// When the row can't be encoded.
+pub fn directory_delete(tablet: TabletId) -> Result<Mutation, TxnError> {
+    Ok(Mutation::Put { key: directory_key(tablet), value: encode(&DirectoryRow::Gone(tablet))? })
 }
 
-pub(crate) fn directory_row(value: &[u8]) -> Result<TabletDescriptor, TxnError> {
+pub(crate) fn directory_row(value: &[u8]) -> Result<DirectoryRow, TxnError> {
     decode(value)
 }
 
@@ -80,11 +108,12 @@ pub(crate) fn directory_row(value: &[u8]) -> Result<TabletDescriptor, TxnError> 
 #[derive(Debug)]
 pub(crate) struct Directory {
     tablets: Mutex<Arc<Vec<TabletDescriptor>>>,
+    gone: Mutex<BTreeSet<TabletId>>,
 }
 
 impl Directory {
     pub(crate) fn new(system: TabletDescriptor) -> Self {
-        Self { tablets: Mutex::new(Arc::new(vec![system])) }
+        Self { tablets: Mutex::new(Arc::new(vec![system])), gone: Mutex::default() }
     }
 
     /// All tablets in the order of their ranges.
@@ -92,9 +121,48 @@ impl Directory {
         Arc::clone(&self.tablets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn replace(&self, mut tablets: Vec<TabletDescriptor>) {
-        tablets.sort_by(|a, b| a.range.start.cmp(&b.range.start));
-        *self.tablets.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tablets);
+    /// Whether a tablet is known to be no more.
+    pub(crate) fn is_gone(&self, tablet: TabletId) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(&tablet)
+    }
+
+    /// Takes in what was read from the rows, or what a tablet said. Of two descriptors of one
+    /// tablet, or of two tablets whose ranges overlap, the one of the older generation is dropped;
+    /// that may leave a gap, which is filled when somebody knows more.
+    pub(crate) fn learn(&self, rows: impl IntoIterator<Item = DirectoryRow>) {
+        let mut current = self.tablets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Vec::clone(&current);
+        for row in rows {
+            match row {
+                DirectoryRow::Live(descriptor) => all.push(descriptor),
+                DirectoryRow::Gone(tablet) => {
+                    gone.insert(tablet);
+                }
+            }
+        }
+        all.retain(|descriptor| !gone.contains(&descriptor.id));
+        all.sort_by_key(|descriptor| (Reverse(descriptor.generation), descriptor.id));
+        let mut seen = BTreeSet::new();
+        let mut kept: BTreeMap<Vec<u8>, TabletDescriptor> = BTreeMap::new();
+        for descriptor in all {
+            // What begins last before this one ends is the only one that can overlap it, for those
+            // kept don't overlap each other.
+            let before = match &descriptor.range.end {
+                Some(end) => kept.range::<Vec<u8>, _>(..end).next_back(),
+                None => kept.iter().next_back(),
+            };
+            let overlaps = before.is_some_and(|(_, other)| other.range.overlaps(&descriptor.range));
+            if seen.insert(descriptor.id) && !overlaps {
+                kept.insert(descriptor.range.start.clone(), descriptor);
+            }
+        }
+        *current = Arc::new(kept.into_values().collect());
+    }
+
+    /// Whether any tablet is known that has keys of `range`.
+    pub(crate) fn touches(&self, range: &KeyRange) -> bool {
+        self.all().iter().any(|descriptor| descriptor.range.overlaps(range))
     }
 
     pub(crate) fn get(&self, tablet: TabletId) -> Option<TabletDescriptor> {

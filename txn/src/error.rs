@@ -1,5 +1,6 @@
 //! Outcomes that callers tell apart.
 
+use meridian_replication::TabletDescriptor;
 use meridian_replication::net::NetError;
 use meridian_storage::{NodeId, StorageError, TabletId};
 use serde::{Deserialize, Serialize};
@@ -26,11 +27,20 @@ pub enum TxnError {
         /// The table.
         table: u64,
     },
-    /// The tablet doesn't exist, or no longer, or doesn't cover the key. Read the directory again.
-    #[error("{tablet} does not exist or does not cover the key")]
+    /// The tablet doesn't exist, or no longer. Read the directory again.
+    #[error("{tablet} does not exist")]
     NoSuchTablet {
         /// The tablet.
         tablet: TabletId,
+    },
+    /// The tablet doesn't cover what was asked for, or no longer: it was split or merged.
+    #[error("{tablet} does not cover the keys any more")]
+    Moved {
+        /// The tablet.
+        tablet: TabletId,
+        /// What the tablet knows: its own descriptor, and that of the tablet that was split from it
+        /// last.
+        known: Vec<TabletDescriptor>,
     },
     /// The replica that was asked doesn't lead.
     #[error("the replica does not lead {tablet}")]
@@ -73,6 +83,13 @@ pub enum TxnError {
     /// A node's storage failed, or something is not as it must be.
     #[error("{0}")]
     Internal(String),
+}
+
+impl TxnError {
+    /// A request that makes no sense, with a hint.
+    pub(crate) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { message: message.into(), hint: Some(hint.into()) }
+    }
 }
 
 impl From<StorageError> for TxnError {

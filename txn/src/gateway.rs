@@ -4,22 +4,31 @@ use std::future::Future;
 use std::time::Duration;
 
 use meridian_replication::net::NetError;
-use meridian_replication::{PlacementChange, TabletDescriptor};
+use meridian_replication::{Placement, PlacementChange, TabletDescriptor};
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{Elapsed, EnvironmentExt, Moment, Timestamp};
 use serde::de::DeserializeOwned;
 
-use crate::command::{ReadAt, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode};
-use crate::directory::{SYSTEM_TABLET, directory_range, directory_row};
+use crate::command::{
+    Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode,
+};
+use crate::directory::{
+    DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, tablet_counter_key,
+};
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
+use crate::placement::{Current, allocate};
 use crate::service::{SERVICE, TabletStatus};
+use crate::tablet::{Target, directory_begins};
 
 /// How long a gateway looks for a leader that serves: several elections.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// How long it waits for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a replica may take to move, before whoever waits for it is told that it goes on.
+const MOVE: Duration = Duration::from_mins(2);
 
 /// The first pause after every replica was asked in vain, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
@@ -35,17 +44,30 @@ enum Effect {
 
 impl Node {
     /// The tablets that cover `range`, in the order of their keys. Asks the directory when this
-    /// node's copy of it leaves a gap.
+    /// node's copy of it leaves a gap, for as long as there is one: a tablet that was just split off
+    /// is entered a moment later.
     ///
     /// # Errors
-    /// [`TxnError::NoSuchTablet`] when the range isn't covered, or the directory can't be read.
+    /// [`TxnError::NoSuchTablet`] when no tablet has any of the range, or the directory can't be
+    /// read.
     pub async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError> {
-        if let Some(found) = self.directory().covering(range) {
-            return Ok(found);
+        let deadline = self.env().moment().plus(PATIENCE);
+        let mut pause = PAUSE.0;
+        loop {
+            if let Some(found) = self.directory().covering(range) {
+                return Ok(found);
+            }
+            self.refresh_directory().await?;
+            if let Some(found) = self.directory().covering(range) {
+                return Ok(found);
+            }
+            let gap = TxnError::NoSuchTablet { tablet: TabletId::new(0) };
+            if !self.directory().touches(range) {
+                return Err(gap);
+            }
+            self.pause(pause, deadline, gap).await?;
+            pause = (pause * 2).min(PAUSE.1);
         }
-        self.refresh_directory().await?;
-        let found = self.directory().covering(range);
-        found.ok_or(TxnError::NoSuchTablet { tablet: TabletId::new(0) })
     }
 
     /// Reads the directory's rows.
@@ -54,20 +76,20 @@ impl Node {
     /// When the system tablet can't be read.
     pub async fn refresh_directory(&self) -> Result<(), TxnError> {
         let mut range = directory_range();
-        let mut tablets = vec![self.system().clone()];
+        let mut rows = Vec::new();
         let mut at = ReadAt::Strong { min: Timestamp::MIN };
         loop {
             let scan = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
             let page = self.scan(SYSTEM_TABLET, scan).await?;
             for row in &page.rows {
-                tablets.push(directory_row(&row.value)?);
+                rows.push(directory_row(&row.value)?);
             }
             let Some(last) = page.rows.last().filter(|_| page.more) else { break };
             range.start.clone_from(&last.key);
             range.start.push(0);
             at = ReadAt::Exact(page.at);
         }
-        self.directory().replace(tablets);
+        self.directory().learn(rows);
         Ok(())
     }
 
@@ -149,14 +171,108 @@ impl Node {
         Ok(())
     }
 
+    /// Takes a tablet id that was never used.
+    ///
+    /// # Errors
+    /// When the system tablet can't be written.
+    pub async fn new_tablet_id(&self) -> Result<TabletId, TxnError> {
+        let deadline = self.env().moment().plus(PATIENCE);
+        let key = tablet_counter_key();
+        let mut pause = PAUSE.0;
+        loop {
+            let (at, rows) =
+                self.get(SYSTEM_TABLET, vec![key.clone()], ReadAt::Unconfirmed).await?;
+            let row = rows.into_iter().next().flatten();
+            let next = match &row {
+                Some(row) => decode::<u64>(&row.value)?,
+                None => SYSTEM_TABLET.get() + 1,
+            };
+            let seen = (key.clone(), row.map(|row| row.ts));
+            let request = WriteRequest {
+                tablet: SYSTEM_TABLET,
+                schema: Vec::new(),
+                reads: ReadSet { at, keys: vec![seen], ranges: Vec::new() },
+                mutations: vec![Mutation::Put { key: key.clone(), value: encode(&(next + 1))? }],
+                after: Timestamp::MIN,
+            };
+            match self.write(request).await {
+                Ok(_) => return Ok(TabletId::new(next)),
+                // An id that was perhaps taken is lost.
+                Err(error @ (TxnError::Conflict | TxnError::Unknown { .. })) => {
+                    self.pause(pause, deadline, error).await?;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The one tablet that holds `key`.
+    async fn tablet_of(&self, key: &[u8]) -> Result<TabletDescriptor, TxnError> {
+        let found = self.tablets(&KeyRange::point(key)).await?;
+        found.into_iter().next().ok_or(TxnError::NoSuchTablet { tablet: TabletId::new(0) })
+    }
+
+    /// What a command for the tablet that holds `key` answers, wherever that is by now.
+    async fn command_at<F>(&self, key: &[u8], mut request: F) -> Result<TabletDescriptor, TxnError>
+    where
+        F: FnMut(&TabletDescriptor) -> Result<Option<Request>, TxnError> + Send,
+    {
+        let deadline = self.env().moment().plus(PATIENCE);
+        loop {
+            let descriptor = self.tablet_of(key).await?;
+            let Some(request) = request(&descriptor)? else { return Ok(descriptor) };
+            match self.ask_leader::<Timestamp>(descriptor.id, request, Effect::Repeatable).await {
+                Ok(_) => return Ok(descriptor),
+                Err(error @ TxnError::Moved { .. }) => {
+                    self.pause(PAUSE.0, deadline, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Splits the tablet that holds `key` in front of it, where a directory must begin; the new
-    /// tablet that begins there. A tablet that begins there already is left as it is.
+    /// tablet that begins there, which serves when this returns. A tablet that begins there already
+    /// is left as it is.
     ///
     /// # Errors
     /// [`TxnError::Refused`] when no directory can begin there.
     pub async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError> {
-        let _ = key;
-        Err(TxnError::Internal("splitting isn't there yet".into()))
+        let descriptor = self.tablet_of(&key).await?;
+        if descriptor.id == SYSTEM_TABLET {
+            return Err(TxnError::refused(
+                "the system tablet can't be split",
+                "Split at a key of a table of your own.",
+            ));
+        }
+        if descriptor.range.start != key {
+            let child = self.new_tablet_id().await?;
+            self.command_at(&key, |descriptor| {
+                let tablet = descriptor.id;
+                let split = || Request::Split { tablet, key: key.clone(), child };
+                Ok((descriptor.range.start != key).then(split))
+            })
+            .await?;
+        }
+        self.serving_from(&key).await
+    }
+
+    /// Waits until the tablet that begins at `key` serves.
+    async fn serving_from(&self, key: &[u8]) -> Result<TabletId, TxnError> {
+        let deadline = self.env().moment().plus(PATIENCE);
+        loop {
+            let descriptor = self.tablet_of(key).await?;
+            if descriptor.range.start == key {
+                let confirm = Request::Confirm { tablet: descriptor.id };
+                self.ask_leader::<()>(descriptor.id, confirm, Effect::Repeatable).await?;
+                return Ok(descriptor.id);
+            }
+            // This node's copy of the directory is older than the split.
+            self.refresh_directory().await?;
+            let late = TxnError::Unavailable { tablet: descriptor.id, reason: "it lags".into() };
+            self.pause(PAUSE.0, deadline, late).await?;
+        }
     }
 
     /// Merges a tablet with its right neighbour of the same root table; the tablet that is left.
@@ -178,17 +294,104 @@ impl Node {
         range: &KeyRange,
         change: PlacementChange,
     ) -> Result<Vec<TabletId>, TxnError> {
-        let _ = (range, change);
-        Err(TxnError::Internal("placing isn't there yet".into()))
+        self.refresh_directory().await?;
+        let touched = self.tablets(range).await?;
+        for descriptor in &touched {
+            self.placed(descriptor, &change)?;
+            for end in [Some(&range.start), range.end.as_ref()].into_iter().flatten() {
+                let inside = descriptor.range.contains(end) && descriptor.range.start != *end;
+                if inside && !directory_begins(end, descriptor) {
+                    return Err(TxnError::refused(
+                        "a range can't begin or end inside a directory",
+                        "Its ends are keys of the root table.",
+                    ));
+                }
+            }
+        }
+        for end in [Some(&range.start), range.end.as_ref()].into_iter().flatten() {
+            let covered = self.directory().touches(&KeyRange::point(end.clone()));
+            if covered && self.tablet_of(end).await?.range.start != *end {
+                self.split(end.clone()).await?;
+            }
+        }
+        let mut placed = Vec::new();
+        let mut next = Some(range.start.clone());
+        while let Some(key) = next.filter(|key| range.contains(key)) {
+            let descriptor = self
+                .command_at(&key, |descriptor| {
+                    let (placement, preferred_leader, target) = self.placed(descriptor, &change)?;
+                    let tablet = descriptor.id;
+                    Ok(Some(Request::Place { tablet, placement, preferred_leader, target }))
+                })
+                .await?;
+            placed.push(descriptor.id);
+            next = descriptor.range.end;
+        }
+        Ok(placed)
     }
 
-    /// Hands a tablet's leadership to the replica on `node`, and returns when that leads.
+    fn placed(
+        &self,
+        descriptor: &TabletDescriptor,
+        change: &PlacementChange,
+    ) -> Result<(Placement, NodeId, Target), TxnError> {
+        let placement = descriptor.placement.clone().with(change.clone());
+        let current = Current {
+            voters: &descriptor.voters,
+            read_only: &descriptor.read_only,
+            preferred_leader: descriptor.preferred_leader,
+        };
+        let (target, preferred_leader) = allocate(&placement, self.members(), current)?;
+        Ok((placement, preferred_leader, target))
+    }
+
+    /// A tablet as the directory has it now.
+    async fn known(&self, tablet: TabletId) -> Result<TabletDescriptor, TxnError> {
+        self.refresh_directory().await?;
+        match self.directory().get(tablet) {
+            Some(_) if tablet == SYSTEM_TABLET => Err(TxnError::refused(
+                "the system tablet stays where it is",
+                "Its replicas are on the cluster's first nodes.",
+            )),
+            Some(descriptor) => Ok(descriptor),
+            None => Err(TxnError::refused(
+                format!("there is no {tablet}"),
+                "meridian.tablets shows the tablets.",
+            )),
+        }
+    }
+
+    /// Hands a tablet's leadership to the replica on `node`, and returns when that leads. It keeps
+    /// it from then on, as far as it can.
     ///
     /// # Errors
-    /// [`TxnError::Refused`] when no voter is there, or it doesn't take over in time.
+    /// [`TxnError::Refused`] when no voter is there, or the placement wants another region to lead;
+    /// [`TxnError::Unavailable`] when it doesn't take over in time.
     pub async fn transfer_leader(&self, tablet: TabletId, node: NodeId) -> Result<(), TxnError> {
-        let _ = (tablet, node);
-        Err(TxnError::Internal("transferring isn't there yet".into()))
+        let descriptor = self.known(tablet).await?;
+        if !descriptor.voters.contains(&node) {
+            return Err(TxnError::refused(
+                format!("{tablet} has no voting replica on {node}"),
+                "meridian.tablets shows where its replicas are.",
+            ));
+        }
+        let region = self.members().iter().find(|m| m.id == node).map(|m| m.region.as_str());
+        let wanted = descriptor.placement.leader_region.as_deref();
+        if wanted.is_some() && wanted != region {
+            return Err(TxnError::refused(
+                format!("{tablet} is to be led in {}", wanted.unwrap_or_default()),
+                "Change its placement with meridian.place.",
+            ));
+        }
+        let target =
+            Target { voters: descriptor.voters.clone(), read_only: descriptor.read_only.clone() };
+        let placement = descriptor.placement;
+        let place = Request::Place { tablet, placement, preferred_leader: node, target };
+        self.ask_leader::<Timestamp>(tablet, place, Effect::Repeatable).await?;
+        let transfer = Request::Transfer { tablet, to: node };
+        self.ask_leader::<()>(tablet, transfer, Effect::Repeatable).await?;
+        self.set_leader_hint(tablet, node);
+        self.ask_leader::<()>(tablet, Request::Confirm { tablet }, Effect::Repeatable).await
     }
 
     /// Moves a tablet's replica from one node to another, and returns when it is there.
@@ -202,8 +405,68 @@ impl Node {
         from: NodeId,
         to: NodeId,
     ) -> Result<(), TxnError> {
-        let _ = (tablet, from, to);
-        Err(TxnError::Internal("moving isn't there yet".into()))
+        let descriptor = self.known(tablet).await?;
+        let hint = "meridian.tablets shows where its replicas are.";
+        let Some(member) = self.members().iter().find(|member| member.id == to) else {
+            return Err(TxnError::refused(
+                format!("there is no {to}"),
+                "meridian.nodes shows the nodes.",
+            ));
+        };
+        if !descriptor.replicas().any(|node| node == from) {
+            return Err(TxnError::refused(format!("{tablet} has no replica on {from}"), hint));
+        }
+        if descriptor.replicas().any(|node| node == to) {
+            return Err(TxnError::refused(format!("{tablet} has a replica on {to}"), hint));
+        }
+        let votes = descriptor.voters.contains(&from);
+        let regions = &descriptor.placement.regions;
+        if votes && !regions.is_empty() && !regions.contains(&member.region) {
+            return Err(TxnError::refused(
+                format!("the placement of {tablet} keeps its voters in {}", regions.join(", ")),
+                "Change its placement with meridian.place.",
+            ));
+        }
+        let moved = |nodes: &[NodeId]| -> Vec<NodeId> {
+            nodes.iter().map(|node| if *node == from { to } else { *node }).collect()
+        };
+        let target =
+            Target { voters: moved(&descriptor.voters), read_only: moved(&descriptor.read_only) };
+        let leads = descriptor.preferred_leader;
+        let preferred_leader = if leads == from { to } else { leads };
+        let placement = descriptor.placement;
+        let place = Request::Place { tablet, placement, preferred_leader, target: target.clone() };
+        self.ask_leader::<Timestamp>(tablet, place, Effect::Repeatable).await?;
+        self.settled(tablet, &target).await
+    }
+
+    /// Waits until a tablet's replicas are where they should be.
+    async fn settled(&self, tablet: TabletId, target: &Target) -> Result<(), TxnError> {
+        let deadline = self.env().moment().plus(MOVE);
+        loop {
+            let now = self.known(tablet).await?;
+            let all = |has: &[NodeId], wants: &[NodeId]| {
+                has.len() == wants.len() && wants.iter().all(|node| has.contains(node))
+            };
+            if all(&now.voters, &target.voters) && all(&now.read_only, &target.read_only) {
+                return Ok(());
+            }
+            let late = TxnError::Unavailable {
+                tablet,
+                reason: "its replicas are still on their way".to_owned(),
+            };
+            self.pause(PAUSE.1, deadline, late).await?;
+        }
+    }
+
+    /// Opens a replica of a tablet on a node that is to be a member.
+    pub(crate) async fn ask_to_open(
+        &self,
+        node: NodeId,
+        descriptor: &TabletDescriptor,
+    ) -> Result<(), TxnError> {
+        let request = Request::Ensure { descriptor: descriptor.clone(), lead: false };
+        self.ask(node, descriptor.id, request, Effect::Repeatable).await
     }
 
     /// Ends a tablet whose table was dropped: when this returns, no gateway reads from it or
@@ -296,6 +559,10 @@ impl Node {
                 Ok(done) => {
                     self.set_leader_hint(tablet, node);
                     return Ok(done);
+                }
+                Err(TxnError::Moved { tablet, known }) => {
+                    self.directory().learn(known.iter().cloned().map(DirectoryRow::Live));
+                    return Err(TxnError::Moved { tablet, known });
                 }
                 Err(error) => error,
             };

@@ -20,11 +20,14 @@ mod command;
 mod directory;
 mod error;
 mod gateway;
+mod holdings;
 mod node;
 pub mod oracle;
+mod placement;
 mod reconcile;
 mod service;
 mod tablet;
+mod tend;
 
 pub use command::{Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WriteRequest};
 pub use directory::{

@@ -1,8 +1,8 @@
 //! A node: replicas of tablets, what serves them, and a gateway to all tablets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use meridian_replication::net::{Registry, Transport};
@@ -10,13 +10,19 @@ use meridian_replication::{
     Generation, Host, Placement, PlacementChange, TabletDescriptor, Timing,
 };
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, Storage, TabletId};
-use meridian_truetime::{Env, EnvironmentExt, TrueTime};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime};
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::command::ReadAt;
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
+use crate::holdings::Holdings;
+use crate::placement::{Current, allocate};
 use crate::service::{SERVICE, TabletService};
-use crate::tablet::{Tablet, TabletMachine, TabletRead, removal, stored_tablets};
+use crate::tablet::{
+    Event, Tablet, TabletMachine, TabletParts, TabletRead, creation, is_stored, removal,
+    stored_tablets,
+};
 
 /// A member of the cluster, as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +71,16 @@ pub struct Node {
     timing: Timing,
     default_voters: usize,
     host: Host,
-    system: TabletDescriptor,
     directory: Directory,
     tablets: Mutex<BTreeMap<TabletId, Tablet>>,
     leader_hints: Mutex<BTreeMap<TabletId, NodeId>>,
     /// One replica is opened or removed at a time.
     opening: tokio::sync::Mutex<()>,
+    holdings: Arc<Holdings>,
+    /// Told by the replicas' state machines.
+    events: UnboundedSender<Event>,
+    /// Tablets that somebody sees to at present.
+    pub(crate) tending: Mutex<BTreeSet<TabletId>>,
 }
 
 impl fmt::Debug for Node {
@@ -112,6 +122,7 @@ impl Node {
             &registry,
             timing,
         );
+        let (events, occurred) = mpsc::unbounded_channel();
         let node = Arc::new(Self {
             id,
             members,
@@ -124,20 +135,23 @@ impl Node {
             default_voters,
             host,
             directory: Directory::new(system.clone()),
-            system,
             tablets: Mutex::default(),
             leader_hints: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
+            holdings: Arc::default(),
+            events,
+            tending: Mutex::default(),
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
         let stored = stored_tablets(&node.storage.data.snapshot()?)?;
         for descriptor in &stored {
             node.open_tablet(descriptor, false).await?;
         }
-        if node.system.voters.contains(&id) {
-            node.open_tablet(&node.system, false).await?;
+        if system.voters.contains(&id) {
+            node.open_tablet(&system, false).await?;
         }
         let weak = Arc::downgrade(&node);
+        node.env.spawn(crate::tend::follow_events(Weak::clone(&weak), occurred));
         node.env.spawn(crate::reconcile::run(weak));
         Ok(node)
     }
@@ -145,21 +159,12 @@ impl Node {
     /// Stands for election in every tablet that this node should lead, without waiting for a
     /// timeout. Groups that hear from a leader refuse. To be called when the other nodes of a
     /// cluster have started, as far as one knows.
-    ///
-    /// # Errors
-    /// When a replica has stopped.
-    pub async fn claim_leadership(&self) -> Result<(), TxnError> {
+    pub async fn claim_leadership(&self) {
         for tablet in self.open_tablets() {
-            if tablet.machine().state().descriptor.preferred_leader != self.id {
-                continue;
-            }
-            if tablet.replica().is_initialized().await {
+            if tablet.descriptor().preferred_leader == self.id {
                 tablet.replica().stand().await;
-            } else if tablet.id() == SYSTEM_TABLET {
-                self.open_tablet(&self.system, true).await?;
             }
         }
-        Ok(())
     }
 
     /// Waits until the system tablet serves.
@@ -226,10 +231,6 @@ impl Node {
         &self.directory
     }
 
-    pub(crate) fn system(&self) -> &TabletDescriptor {
-        &self.system
-    }
-
     pub(crate) fn open_tablets(&self) -> Vec<Tablet> {
         lock(&self.tablets).values().cloned().collect()
     }
@@ -258,9 +259,11 @@ impl Node {
         }
     }
 
-    /// A new tablet, led from this node, with replicas on the nearest nodes of other regions (or of
-    /// this one where there are too few).
-    #[must_use]
+    /// A new tablet: where its replicas go follows from the cluster's default placement with a
+    /// change made to it, and from this node, which leads unless the placement says otherwise.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when the nodes can't satisfy it.
     pub fn new_tablet(
         &self,
         id: TabletId,
@@ -269,37 +272,16 @@ impl Node {
         change: PlacementChange,
     ) -> Result<TabletDescriptor, TxnError> {
         let placement = self.default_placement().with(change);
-        let mut replicas = vec![self.id];
-        let mut regions: Vec<&str> = self
-            .members
-            .iter()
-            .filter(|member| member.id == self.id)
-            .map(|member| member.region.as_str())
-            .collect();
-        let mut others: Vec<&Member> =
-            self.members.iter().filter(|member| member.id != self.id).collect();
-        others.sort_by_key(|member| (member.round_trip, member.id));
-        for elsewhere in [true, false] {
-            for member in &others {
-                let new_region = !regions.contains(&member.region.as_str());
-                if replicas.len() < usize::from(placement.voters)
-                    && new_region == elsewhere
-                    && !replicas.contains(&member.id)
-                {
-                    replicas.push(member.id);
-                    regions.push(&member.region);
-                }
-            }
-        }
-        let generation = Generation::FIRST;
+        let current = Current { voters: &[], read_only: &[], preferred_leader: self.id };
+        let (target, preferred_leader) = allocate(&placement, &self.members, current)?;
         Ok(TabletDescriptor {
             id,
-            generation,
+            generation: Generation::FIRST,
             range,
             root_key,
-            voters: replicas,
-            read_only: Vec::new(),
-            preferred_leader: self.id,
+            voters: target.voters,
+            read_only: target.read_only,
+            preferred_leader,
             placement,
         })
     }
@@ -317,8 +299,9 @@ impl Node {
         self.tablet(tablet)?.read(at, range).await
     }
 
-    /// Opens this node's replica of a tablet unless it is open; with `lead`, makes the replicas the
-    /// group's members and stands for election, unless the group has members.
+    /// Opens this node's replica of a tablet unless it is open: as the data file has it; or born, if
+    /// this node is one of the tablet's first members; or else blank, to be filled by the leader.
+    /// With `lead`, stands for election.
     pub(crate) async fn open_tablet(
         &self,
         descriptor: &TabletDescriptor,
@@ -327,37 +310,80 @@ impl Node {
         let _one_at_a_time = self.opening.lock().await;
         let tablet = match self.tablet(descriptor.id) {
             Ok(tablet) => tablet,
-            Err(_) => self.open_replica(descriptor).await?,
+            Err(_) => self.open_replica(descriptor, Timestamp::MIN).await?,
         };
         if lead {
-            let initialized = tablet.replica().initialize(&descriptor.voters).await;
-            initialized.map_err(|error| TxnError::Internal(error.to_string()))?;
+            tablet.replica().stand().await;
         }
         Ok(())
     }
 
-    async fn open_replica(&self, descriptor: &TabletDescriptor) -> Result<Tablet, TxnError> {
-        let view = self.storage.data.snapshot()?;
-        let machine = Arc::new(TabletMachine::open(descriptor, &view)?);
+    /// Opens the replica of a tablet that was just split from one here.
+    pub(crate) async fn open_child(
+        &self,
+        parent: TabletId,
+        child: &TabletDescriptor,
+    ) -> Result<(), TxnError> {
+        let _one_at_a_time = self.opening.lock().await;
+        if self.tablet(child.id).is_ok() {
+            return Ok(());
+        }
+        let parent = self.tablet(parent).ok();
+        let floor = parent.as_ref().and_then(Tablet::floor);
+        let opened = self.open_replica(child, floor.unwrap_or(Timestamp::MIN)).await?;
+        if let (Some(parent), Some(_)) = (parent, floor) {
+            // The followers open theirs when they have applied the split, too.
+            parent.replica().announce().await;
+            self.env.spawn(async move { opened.stand_until_led().await });
+        }
+        Ok(())
+    }
+
+    async fn open_replica(
+        &self,
+        descriptor: &TabletDescriptor,
+        inherited: Timestamp,
+    ) -> Result<Tablet, TxnError> {
+        let id = descriptor.id;
+        let internal = |error: std::io::Error| TxnError::Internal(error.to_string());
+        if self.directory.is_gone(id) {
+            return Err(TxnError::NoSuchTablet { tablet: id });
+        }
+        let mut view = self.storage.data.snapshot()?;
+        let stored = is_stored(&view, id)?;
+        if !stored {
+            let free = self.holdings.is_free(id, &descriptor.range);
+            free.map_err(|overlap| TxnError::Unavailable {
+                tablet: id,
+                reason: overlap.to_string(),
+            })?;
+            let first_member = descriptor.replicas().any(|node| node == self.id);
+            if descriptor.generation == Generation::FIRST && first_member {
+                self.storage.data.commit(creation(descriptor)?)?;
+                // The log must not remember what the data file has forgotten.
+                self.host.flush().await.map_err(internal)?;
+                view = self.storage.data.snapshot()?;
+            }
+        }
+        let machine =
+            TabletMachine::open(id, &view, Arc::clone(&self.holdings), self.events.clone());
         drop(view);
-        self.storage.data.commit(machine.creation()?)?;
-        let replica = self
-            .host
-            .open(descriptor.id, Arc::clone(&machine) as Arc<_>)
-            .await
-            .map_err(|error| TxnError::Internal(error.to_string()))?;
-        let tablet = Tablet::start(
-            Arc::clone(&self.env),
-            Arc::clone(&self.clock),
-            self.storage.data.clone(),
+        let machine = Arc::new(machine?);
+        let replica = self.host.open(id, Arc::clone(&machine) as Arc<_>).await.map_err(internal)?;
+        let tablet = Tablet::start(TabletParts {
+            env: Arc::clone(&self.env),
+            clock: Arc::clone(&self.clock),
+            data: self.storage.data.clone(),
             replica,
             machine,
-        );
-        lock(&self.tablets).insert(descriptor.id, tablet.clone());
+            opened_as: descriptor.clone(),
+            inherited,
+        });
+        lock(&self.tablets).insert(id, tablet.clone());
         Ok(tablet)
     }
 
-    /// Closes this node's replica of a tablet that was retired and deletes its data.
+    /// Closes this node's replica of a tablet that is gone, or elsewhere now, and deletes its data.
     pub(crate) async fn remove_tablet(&self, tablet: TabletId) -> Result<(), TxnError> {
         if tablet == SYSTEM_TABLET {
             return Err(TxnError::Internal("the system tablet can't be removed".into()));
@@ -367,9 +393,10 @@ impl Node {
         let Some(removed) = removed else { return Ok(()) };
         let removed_log = self.host.remove(tablet).await;
         removed_log.map_err(|error| TxnError::Internal(error.to_string()))?;
-        let descriptor = removed.machine().state().descriptor;
-        let batch = removal(&descriptor, &self.storage.data.snapshot()?)?;
+        let range = removed.machine().state().map(|state| state.descriptor.range);
+        let batch = removal(tablet, range, &self.storage.data.snapshot()?)?;
         self.storage.data.commit(batch)?;
+        self.holdings.release(tablet);
         Ok(())
     }
 }

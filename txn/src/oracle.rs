@@ -65,6 +65,12 @@ impl Oracle {
         at
     }
 
+    /// Everything up to here was assigned or promised.
+    #[must_use]
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
     /// The write at `at` was applied and its wait is over, or it will never be applied.
     pub fn release(&mut self, at: Timestamp) {
         if let Some(released) = self.pending.get_mut(&at) {

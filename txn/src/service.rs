@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use meridian_replication::net::{Service, ServiceError};
 use meridian_replication::{ReplicaStatus, TabletDescriptor};
-use meridian_storage::{NodeId, TabletId};
+use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, Work};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,17 @@ impl Node {
             Request::Fence { tablet, table, version } => {
                 answer(self.serve_command(tablet, Command::Fence { table, version }).await)
             }
+            Request::Split { tablet, key, child } => {
+                answer(self.serve_command(tablet, Command::Split { key, child }).await)
+            }
+            Request::Place { tablet, placement, preferred_leader, target } => {
+                let place = Command::Place { placement, preferred_leader, target };
+                answer(self.serve_command(tablet, place).await)
+            }
+            Request::Transfer { tablet, to } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.transfer(to).await,
+                Err(error) => Err(error),
+            }),
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),
             Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
             Request::Status => answer(self.replicas()),
@@ -111,13 +122,12 @@ impl Node {
         at: ReadAt,
     ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
         let tablet = self.tablet(tablet)?;
-        let range = tablet.machine().state().descriptor.range;
-        let covered = keys.iter().all(|key| range.contains(key));
-        if !covered {
-            return Err(TxnError::NoSuchTablet { tablet: tablet.id() });
-        }
+        let (Some(first), Some(last)) = (keys.iter().min(), keys.iter().max()) else {
+            return Err(TxnError::Internal("a read of no keys".to_owned()));
+        };
+        let hull = KeyRange { start: first.clone(), end: Some([last, &[0][..]].concat()) };
         self.env().work(Work::Read(keys.len() as u64)).await;
-        let read = tablet.read(at, &range).await?;
+        let read = tablet.read(at, &hull).await?;
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             let version = read.snapshot.get(&key, read.at)?;
@@ -164,18 +174,19 @@ impl Node {
     pub fn replicas(&self) -> Result<Vec<TabletStatus>, TxnError> {
         let mut found = Vec::new();
         for tablet in self.open_tablets() {
-            let state = tablet.machine().state();
+            let descriptor = tablet.descriptor();
+            let last_write = tablet.machine().last_write();
             let ReplicaStatus { leader, term, last_index, applied_index, .. } =
                 tablet.replica().status();
-            let size_bytes = self.storage().data.snapshot()?.size_of(&state.descriptor.range)?;
+            let size_bytes = self.storage().data.snapshot()?.size_of(&descriptor.range)?;
             found.push(TabletStatus {
-                descriptor: state.descriptor,
+                descriptor,
                 node: self.id(),
                 leader,
                 term,
                 last_index,
                 applied_index,
-                last_write: state.last_write,
+                last_write,
                 size_bytes,
             });
         }

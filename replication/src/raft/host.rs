@@ -8,7 +8,7 @@ use meridian_storage::{NodeId, Storage, TabletId, WriteBatch};
 use meridian_truetime::Env;
 
 use super::log::{GroupLog, to_io};
-use super::machine::{Machine, applied_record};
+use super::machine::{Machine, applied_record, flush};
 use super::network::{Network, SERVICE};
 use super::replica::Replica;
 use super::service::RaftService;
@@ -63,7 +63,7 @@ impl Host {
             return Ok(replica);
         }
         let env = Arc::clone(&self.env);
-        let machine = Machine::open(env, group, self.storage.data.clone(), machine)?;
+        let adapter = Machine::open(env, group, self.storage.data.clone(), Arc::clone(&machine))?;
         let log = GroupLog::new(self.storage.logs.clone(), group);
         let network = Network {
             env: Arc::clone(&self.env),
@@ -72,12 +72,20 @@ impl Host {
             timing: self.timing,
         };
         let config = self.timing.config(&*self.env).validate().map_err(io::Error::other)?;
-        let raft = Raft::new(self.node.get(), Arc::new(config), network, log, machine)
+        let raft = Raft::new(self.node.get(), Arc::new(config), network, log, adapter)
             .await
             .map_err(io::Error::other)?;
-        let replica = Replica { group, node: self.node, raft };
+        let replica = Replica { group, node: self.node, raft, machine };
         lock(&self.replicas).insert(group, replica.clone());
         Ok(replica)
+    }
+
+    /// Waits until everything that was applied or recorded so far is durable.
+    ///
+    /// # Errors
+    /// When the data file can't be written.
+    pub async fn flush(&self) -> io::Result<()> {
+        flush(&self.storage.data).await
     }
 
     /// This node's replica of `group`.

@@ -49,15 +49,39 @@ impl Image {
         }
     }
 
-    /// The batch that replaces a replica's state by this image.
+    /// The records of a received image: its first chunk.
+    pub(crate) fn records_of(first: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        match decode(first)? {
+            Chunk::Records(records) => Ok(records),
+            _ => Err(invalid("a snapshot does not begin with its records")),
+        }
+    }
+
+    /// The records of this image, if it was received.
+    pub(crate) fn records(&self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        match self {
+            Self::Received(chunks) => match chunks.first() {
+                Some(first) => Self::records_of(first),
+                None => Err(invalid("an empty snapshot")),
+            },
+            Self::Local { view, records, .. } => {
+                view.records(records).map_err(to_io)?.collect::<Result<_, _>>().map_err(to_io)
+            }
+        }
+    }
+
+    /// The batch that replaces a replica's state, the rows of `ranges` and the records, by this
+    /// image.
     pub(crate) fn into_batch(
         self,
         old: &DataSnapshot,
-        range: KeyRange,
+        ranges: impl IntoIterator<Item = KeyRange>,
         records: &[u8],
     ) -> io::Result<WriteBatch> {
         let mut batch = WriteBatch::default();
-        batch.clear_range(range);
+        for range in ranges {
+            batch.clear_range(range);
+        }
         for record in old.records(records).map_err(to_io)? {
             batch.delete_record(record.map_err(to_io)?.0);
         }

@@ -6,25 +6,61 @@
 //! snapshot it was told of; taking one here means flushing the data file, so nothing is purged
 //! that isn't durably applied. The image itself is read when a follower needs it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::{Stream, StreamExt};
-use meridian_storage::{DataSnapshot, DataStore, TabletId, WriteBatch};
+use meridian_storage::{DataSnapshot, DataStore, NodeId, TabletId, WriteBatch};
 use meridian_truetime::{Env, Work};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::image::Image;
 use super::log::to_io;
-use super::types::{Answer, LogId, RaftTypes, SnapshotMeta, StoredMembership, decode, encode};
-use crate::state_machine::{Position, StateMachine};
+use super::types::{
+    Answer, LeaderId, LogId, Member, Membership, RaftTypes, SnapshotMeta, StoredMembership, decode,
+    encode,
+};
+use crate::state_machine::{Members, Position, StateMachine};
 
 pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<RaftTypes, Image>;
+
+/// The members that a configuration of openraft's means.
+fn members(membership: &Membership) -> Members {
+    let configs = membership.get_joint_config();
+    let voters = configs.last().into_iter().flatten().copied().map(NodeId::new).collect();
+    let learners = membership.learner_ids().map(NodeId::new).collect();
+    Members { voters, learners, joint: configs.len() > 1 }
+}
+
+/// Where every group's log begins: an entry that nobody holds, because every first member is born
+/// with what applying it would have come to. So no log reaches back to the beginning, and a replica
+/// that is added later always begins with an image.
+const BIRTH: u64 = 1;
+
+/// Adds to a batch what makes a group known to a node that is one of its first members: together
+/// with the state machine's own first records. Every first member does the same, whenever it
+/// learns of the group.
+///
+/// # Errors
+/// When the members make no configuration.
+pub fn birth(group: TabletId, members: &Members, batch: &mut WriteBatch) -> io::Result<()> {
+    let voters = members.voters.iter().map(|node| node.get()).collect();
+    let all = members.voters.iter().chain(&members.learners);
+    let all: BTreeMap<u64, Member> = all.map(|node| (node.get(), Member)).collect();
+    let membership = Membership::new(vec![voters], all).map_err(io::Error::other)?;
+    let at = LogId::new(LeaderId::new(0, 0).to_committed(), BIRTH);
+    let membership = StoredMembership::new(Some(at), membership);
+    let applied = Applied { last: Some(at), membership };
+    batch.put_record(applied_record(group), encode(&applied)?.to_vec());
+    Ok(())
+}
 
 /// How far a replica has applied its log; one record per group.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -58,14 +94,15 @@ impl Shared {
     fn set_applied(&self, applied: Applied) {
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
     }
+}
 
-    async fn flush(&self) -> io::Result<()> {
-        let (done, durable) = oneshot::channel();
-        self.data.flush(Box::new(move |result| {
-            let _ = done.send(result);
-        }));
-        durable.await.map_err(io::Error::other)?.map_err(to_io)
-    }
+/// Waits until everything that a data file was given is durable.
+pub(crate) async fn flush(data: &DataStore) -> io::Result<()> {
+    let (done, durable) = oneshot::channel();
+    data.flush(Box::new(move |result| {
+        let _ = done.send(result);
+    }));
+    durable.await.map_err(io::Error::other)?.map_err(to_io)
 }
 
 /// A group's state machine as openraft drives it.
@@ -107,6 +144,7 @@ impl Machine {
             }
             EntryPayload::Membership(_) => {
                 if let Some(membership) = entry.payload.get_membership() {
+                    shared.machine.members_changed(&members(&membership), &mut batch);
                     applied.membership = StoredMembership::new(Some(log_id), membership);
                 }
             }
@@ -156,16 +194,17 @@ impl RaftStateMachine<RaftTypes> for Machine {
         let shared = &self.0;
         let applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
         let old = shared.data.snapshot().map_err(to_io)?;
-        let mut batch =
-            image.into_batch(&old, shared.machine.range(), &shared.machine.records())?;
+        let incoming = shared.machine.offered(&image.records()?)?;
+        let ranges = shared.machine.range().into_iter().chain([incoming]);
+        let mut batch = image.into_batch(&old, ranges, &shared.machine.records())?;
         drop(old);
         batch.put_record(applied_record(shared.group), encode(&applied)?.to_vec());
         shared.data.commit(batch).map_err(to_io)?;
         let view = shared.data.snapshot().map_err(to_io)?;
-        shared.machine.restore(&view)?;
+        shared.machine.restored(&view)?;
         shared.set_applied(applied);
         // openraft purges the log after this.
-        shared.flush().await
+        flush(&shared.data).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
@@ -198,9 +237,10 @@ impl RaftSnapshotBuilder<RaftTypes> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let (view, applied) = self.view()?;
-        self.0.flush().await?;
+        flush(&self.0.data).await?;
         let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
-        let image = Image::of(view, self.0.machine.range(), self.0.machine.records());
+        let range = self.0.machine.range().ok_or_else(|| io::Error::other("a blank replica"))?;
+        let image = Image::of(view, range, self.0.machine.records());
         Ok(Snapshot { meta, snapshot: image })
     }
 }

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use meridian_storage::{NodeId, TabletId};
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
+use openraft::raft::{ClientWriteResponse, ClientWriteResult};
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
+use openraft::{ChangeMembers, ReadPolicy};
 
 use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
+use crate::state_machine::StateMachine;
 
 /// Why a proposal was not answered with its result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,11 +96,27 @@ pub struct Replica {
     pub(crate) group: TabletId,
     pub(crate) node: NodeId,
     pub(crate) raft: Raft,
+    pub(crate) machine: Arc<dyn StateMachine>,
 }
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replica").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+fn changed(
+    result: Result<
+        ClientWriteResponse<RaftTypes>,
+        RaftError<RaftTypes, ClientWriteError<RaftTypes>>,
+    >,
+) -> Result<(), ProposeError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId::new) })
+        }
+        Err(error) => Err(ProposeError::Unknown(error.to_string())),
     }
 }
 
@@ -183,23 +201,36 @@ impl Replica {
         }
     }
 
-    /// Makes `voters` the group's first members. Any of them may be told so, more than one too, as
-    /// long as all are told the same; the one that is told first stands for election at once.
+    /// Adds a member that follows without voting. A member already is left as it is.
     ///
     /// # Errors
-    /// When the replica has stopped. A group that has members already is left alone.
-    pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConfirmError> {
-        let members: BTreeMap<u64, Member> =
-            voters.iter().map(|node| (node.get(), Member)).collect();
-        match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
-            Err(error) => Err(ConfirmError::Unavailable(error.to_string())),
-        }
+    /// [`ProposeError`], also when another change of members is under way.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ProposeError> {
+        changed(self.raft.add_learner(node.get(), Member, false).await)
     }
 
-    /// Whether the group has members as far as this replica knows.
-    pub async fn is_initialized(&self) -> bool {
-        self.raft.is_initialized().await.unwrap_or(false)
+    /// Replaces the voters, all of whom must be members, by joint consensus; also finishes a
+    /// replacement that an earlier leader has begun. Who votes no longer follows still.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn replace_voters(&self, voters: &[NodeId]) -> Result<(), ProposeError> {
+        let voters = ChangeMembers::ReplaceAllVoters(voters.iter().map(|n| n.get()).collect());
+        changed(self.raft.change_membership(voters, true).await)
+    }
+
+    /// Removes members that don't vote.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn remove_learners(&self, nodes: &[NodeId]) -> Result<(), ProposeError> {
+        let nodes = ChangeMembers::RemoveNodes(nodes.iter().map(|n| n.get()).collect());
+        changed(self.raft.change_membership(nodes, false).await)
+    }
+
+    /// Tells the followers at once how far the log is committed.
+    pub async fn announce(&self) {
+        let _ = self.raft.trigger().heartbeat().await;
     }
 
     /// Stands for election, unless the others still hear from a leader.

@@ -53,6 +53,7 @@ pub(crate) type LogId = openraft::type_config::alias::LogIdOf<RaftTypes>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<RaftTypes>;
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<RaftTypes>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<RaftTypes>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<RaftTypes>;
 pub(crate) type RpcError = openraft::errors::RPCError<RaftTypes>;
 

@@ -1,8 +1,9 @@
 //! Serving a tablet where it is led.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use meridian_replication::{ConfirmError, ProposeError, Replica};
+use meridian_replication::{ConfirmError, Generation, ProposeError, Replica, TabletDescriptor};
 use meridian_storage::{DataSnapshot, DataStore, KeyRange, NodeId, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_after};
 use tokio::sync::{oneshot, watch};
@@ -14,6 +15,14 @@ use crate::oracle::Oracle;
 
 /// One entry of the log takes at most so many bytes.
 const MAX_WRITE_BYTES: usize = 64 << 20;
+
+/// How often a new tablet's first leader stands, and the pause between: its followers may not have
+/// applied the split yet.
+const STANDS: u32 = 40;
+const STAND_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a replica may take to take over.
+const TRANSFER: Duration = Duration::from_secs(3);
 
 /// A view of a tablet's rows at one timestamp.
 #[derive(Debug)]
@@ -65,21 +74,45 @@ struct Inner {
     data: DataStore,
     replica: Replica,
     machine: Arc<TabletMachine>,
+    /// As the tablet was when this replica was opened: all that is known of a blank one.
+    opened_as: TabletDescriptor,
+    /// Promised to readers by the leader of the tablet that this one was split from, when that was
+    /// on this node: the first leadership here assigns nothing at or below it.
+    inherited: Timestamp,
+    /// The generation that this node is sure the directory has.
+    entered: Mutex<Option<Generation>>,
     leadership: watch::Sender<Option<Arc<Leadership>>>,
+}
+
+/// What a replica of a tablet is made of.
+pub(crate) struct TabletParts {
+    pub(crate) env: Env,
+    pub(crate) clock: Arc<dyn TrueTime>,
+    pub(crate) data: DataStore,
+    pub(crate) replica: Replica,
+    pub(crate) machine: Arc<TabletMachine>,
+    pub(crate) opened_as: TabletDescriptor,
+    pub(crate) inherited: Timestamp,
 }
 
 impl Tablet {
     /// Starts watching who leads, and serves whenever it is this replica.
-    pub(crate) fn start(
-        env: Env,
-        clock: Arc<dyn TrueTime>,
-        data: DataStore,
-        replica: Replica,
-        machine: Arc<TabletMachine>,
-    ) -> Self {
+    pub(crate) fn start(parts: TabletParts) -> Self {
+        let TabletParts { env, clock, data, replica, machine, opened_as, inherited } = parts;
         let id = replica.group();
         let leadership = watch::Sender::new(None);
-        let inner = Arc::new(Inner { id, env, clock, data, replica, machine, leadership });
+        let inner = Arc::new(Inner {
+            id,
+            env,
+            clock,
+            data,
+            replica,
+            machine,
+            opened_as,
+            inherited,
+            entered: Mutex::default(),
+            leadership,
+        });
         let tablet = Self { inner };
         let follower = tablet.clone();
         tablet.inner.env.spawn(async move { follower.follow_leadership().await });
@@ -96,6 +129,27 @@ impl Tablet {
 
     pub(crate) fn machine(&self) -> &TabletMachine {
         &self.inner.machine
+    }
+
+    /// The tablet's descriptor as this replica has it, or as it was told.
+    pub(crate) fn descriptor(&self) -> TabletDescriptor {
+        self.inner.machine.state().map_or_else(|| self.inner.opened_as.clone(), |s| s.descriptor)
+    }
+
+    /// The highest timestamp that was assigned or promised here, while this replica leads.
+    pub(crate) fn floor(&self) -> Option<Timestamp> {
+        let leadership = self.inner.leadership.borrow().clone();
+        leadership.map(|leadership| leadership.oracle().floor())
+    }
+
+    /// The generation that the directory certainly has.
+    pub(crate) fn entered(&self) -> Option<Generation> {
+        *self.inner.entered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_entered(&self, generation: Generation) {
+        let mut entered = self.inner.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        *entered = (*entered).max(Some(generation));
     }
 
     fn not_leader(&self, leader: Option<NodeId>) -> TxnError {
@@ -127,7 +181,7 @@ impl Tablet {
                         break None;
                     }
                     Err(_) => {
-                        inner.env.sleep(std::time::Duration::from_millis(50)).await;
+                        inner.env.sleep(Duration::from_millis(50)).await;
                     }
                 }
             };
@@ -135,9 +189,11 @@ impl Tablet {
                 continue;
             }
             let last_write = inner.machine.last_write();
+            let mut oracle = Oracle::new(last_write);
+            oracle.promise(inner.inherited);
             let leadership = Arc::new(Leadership {
                 term,
-                oracle: Mutex::new(Oracle::new(last_write)),
+                oracle: Mutex::new(oracle),
                 released: watch::Sender::new(last_write.prev()),
                 log_order: tokio::sync::Mutex::new(()),
             });
@@ -201,11 +257,7 @@ impl Tablet {
                 return Err(self.not_leader(inner.replica.leader()));
             }
         }
-        if inner.machine.is_retired()
-            || !inner.machine.state().descriptor.range.contains_range(range)
-        {
-            return Err(TxnError::NoSuchTablet { tablet: inner.id });
-        }
+        inner.machine.check(range)?;
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -220,7 +272,12 @@ impl Tablet {
         if !self.wait(&leadership, |oracle| !oracle.must_wait(at)).await {
             return Err(self.not_leader(inner.replica.leader()));
         }
-        Ok(TabletRead { at, snapshot: inner.data.snapshot()? })
+        let snapshot = inner.data.snapshot()?;
+        // Part of the range may have been split off meanwhile, and what is written there since then
+        // is no business of this tablet's timestamps. (What was promised before the split is
+        // inherited by the new tablet.)
+        inner.machine.check(range)?;
+        Ok(TabletRead { at, snapshot })
     }
 
     /// Whether this replica leads and a majority agrees.
@@ -286,6 +343,37 @@ impl Tablet {
         // before its timestamp has passed.
         self.wait(&leadership, |oracle| oracle.visible() >= at).await;
         outcome
+    }
+
+    /// Stands for election until some replica leads, or long enough.
+    pub(crate) async fn stand_until_led(&self) {
+        let inner = &self.inner;
+        for _ in 0..STANDS {
+            if inner.replica.leader().is_some() {
+                return;
+            }
+            inner.replica.stand().await;
+            inner.env.sleep(STAND_PAUSE).await;
+        }
+    }
+
+    /// Hands leadership to the replica on `to`, and waits until this one follows it.
+    pub(crate) async fn transfer(&self, to: NodeId) -> Result<(), TxnError> {
+        self.leadership().await?;
+        let replica = &self.inner.replica;
+        if to == replica.node() {
+            return Ok(());
+        }
+        let give_up = self.inner.env.moment().plus(TRANSFER);
+        replica.transfer_leader(to).await;
+        while replica.leader() != Some(to) {
+            if self.inner.env.moment() > give_up {
+                let reason = format!("{to} did not take over");
+                return Err(TxnError::Unavailable { tablet: self.inner.id, reason });
+            }
+            self.inner.env.sleep(STAND_PAUSE / 5).await;
+        }
+        Ok(())
     }
 
     /// Logs a command that writes no row.

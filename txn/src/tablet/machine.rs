@@ -4,10 +4,16 @@
 //!
 //! A write is applied whole or not at all, and the same way on every replica: whether it is refused
 //! depends only on the request and on what was applied before. It is refused when the tablet was
-//! retired, when a schema version is older than the table's fence, when its timestamp isn't above the last one (a leader
-//! that was deposed meanwhile), when anything that it was computed from has changed, or when a key
-//! to be inserted exists. This is optimistic concurrency control with backward validation (Kung and
-//! Robinson, 1981), in one tablet; locks take its place when transactions span tablets.
+//! retired or no longer covers what it touches, when a schema version is older than the table's
+//! fence, when its timestamp isn't above the last one (a leader that was deposed meanwhile), when
+//! anything that it was computed from has changed, or when a key to be inserted exists. This is
+//! optimistic concurrency control with backward validation (Kung and Robinson, 1981), in one tablet;
+//! locks take its place when transactions span tablets.
+//!
+//! A split is one entry. Applying it shortens this tablet and writes the first records of the new
+//! one, in one batch; no row moves. The new tablet's replica on a node is opened only after that
+//! batch, so whatever its log holds, its beginning is in the data file before; and where a crash
+//! loses the batch, the new tablet is not there until the split is applied again.
 //!
 //! # Caveats
 //!
@@ -15,16 +21,27 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use meridian_replication::{Position, StateMachine, TabletDescriptor};
-use meridian_storage::{DataSnapshot, KeyRange, StorageError, TabletId, WriteBatch};
+use meridian_replication::{Members, Position, StateMachine, TabletDescriptor, birth};
+use meridian_storage::{
+    DataSnapshot, KeyRange, KeyReader, NodeId, StorageError, TabletId, WriteBatch,
+};
 use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::command::{Command, Mutation, Outcome, WriteRequest, decode, encode};
 use crate::error::TxnError;
+use crate::holdings::Holdings;
+
+/// The replicas that a tablet is to have, while it doesn't have them yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    pub(crate) voters: Vec<NodeId>,
+    pub(crate) read_only: Vec<NodeId>,
+}
 
 /// What a tablet's replicas agree on besides its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +54,56 @@ pub(crate) struct State {
     pub(crate) fences: BTreeMap<u64, u64>,
     /// Serves nothing any more.
     pub(crate) retired: bool,
+    /// The tablet that this one was split from; it is in the directory only while that is.
+    pub(crate) parent: Option<TabletId>,
+    /// What was split from this one last: a hint for those who ask for it here.
+    pub(crate) last_child: Option<TabletDescriptor>,
+    /// The members are on their way to this. Every leader goes on where the one before it stopped.
+    pub(crate) target: Option<Target>,
+    /// Two configurations of members are in force.
+    pub(crate) joint: bool,
+}
+
+impl State {
+    /// The state that a tablet is born with.
+    fn born(descriptor: TabletDescriptor) -> Self {
+        Self {
+            descriptor,
+            last_write: Timestamp::MIN,
+            fences: BTreeMap::new(),
+            retired: false,
+            parent: None,
+            last_child: None,
+            target: None,
+            joint: false,
+        }
+    }
+
+    /// Why a request for something that the tablet doesn't cover is refused, and where to go.
+    pub(crate) fn moved(&self) -> TxnError {
+        let known = [Some(&self.descriptor), self.last_child.as_ref()];
+        TxnError::Moved {
+            tablet: self.descriptor.id,
+            known: known.into_iter().flatten().cloned().collect(),
+        }
+    }
+
+    fn members(&self) -> Members {
+        Members {
+            voters: self.descriptor.voters.clone(),
+            learners: self.descriptor.read_only.clone(),
+            joint: self.joint,
+        }
+    }
+}
+
+/// What the node has to know of what its replicas have applied.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// A tablet was split from another.
+    Born { parent: TabletId, child: TabletDescriptor },
+    /// Something that the directory or the leader's plans depend on is different.
+    Changed(TabletId),
 }
 
 /// The prefix of the names of all tablets' records.
@@ -68,73 +135,112 @@ pub(crate) fn stored_tablets(view: &DataSnapshot) -> Result<Vec<TabletDescriptor
     Ok(found)
 }
 
+/// Whether a data file holds a replica of the tablet that isn't blank.
+pub(crate) fn is_stored(view: &DataSnapshot, tablet: TabletId) -> Result<bool, TxnError> {
+    Ok(view.record(&state_record(tablet))?.is_some())
+}
+
+/// The batch that makes a new tablet known to a node that is one of its first members.
+pub(crate) fn creation(descriptor: &TabletDescriptor) -> Result<WriteBatch, TxnError> {
+    let mut batch = WriteBatch::default();
+    bear(&State::born(descriptor.clone()), &mut batch)?;
+    Ok(batch)
+}
+
+fn bear(state: &State, batch: &mut WriteBatch) -> Result<(), TxnError> {
+    let id = state.descriptor.id;
+    batch.put_record(state_record(id), encode(state)?);
+    birth(id, &state.members(), batch).map_err(|error| TxnError::Internal(error.to_string()))
+}
+
 /// The batch that removes a tablet's rows and records from a data file.
 pub(crate) fn removal(
-    descriptor: &TabletDescriptor,
+    tablet: TabletId,
+    range: Option<KeyRange>,
     view: &DataSnapshot,
 ) -> Result<WriteBatch, TxnError> {
     let mut batch = WriteBatch::default();
-    batch.clear_range(descriptor.range.clone());
-    for record in view.records(&records(descriptor.id))? {
+    if let Some(range) = range {
+        batch.clear_range(range);
+    }
+    for record in view.records(&records(tablet))? {
         batch.delete_record(record?.0);
     }
     Ok(batch)
+}
+
+/// Whether a directory can begin at `key`: it is a root table's id and at least one of its key's
+/// columns, with nothing behind. (With fewer than all of them, several directories lie behind it.)
+pub(crate) fn directory_begins(key: &[u8], descriptor: &TabletDescriptor) -> bool {
+    let mut reader = KeyReader::new(key);
+    if reader.table().is_err() {
+        return false;
+    }
+    for &(kind, order) in &descriptor.root_key {
+        if reader.value(kind, order).is_err() {
+            return false;
+        }
+        if reader.is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 /// A tablet's state machine on one node.
 #[derive(Debug)]
 pub(crate) struct TabletMachine {
     id: TabletId,
+    holdings: Arc<Holdings>,
+    events: UnboundedSender<Event>,
     state: Mutex<Versions>,
 }
 
 #[derive(Debug)]
 struct Versions {
-    /// As of the last committed batch.
-    committed: State,
+    /// As of the last committed batch; `None` for a replica that waits for an image.
+    committed: Option<State>,
     /// As of the batch that is being committed.
-    next: State,
+    next: Option<State>,
+    /// What is told when it is committed.
+    events: Vec<Event>,
 }
 
 impl TabletMachine {
-    /// The machine as the data file has it, or a new one.
+    /// The machine as the data file has it, blank if that knows nothing of it.
     pub(crate) fn open(
-        descriptor: &TabletDescriptor,
+        id: TabletId,
         view: &DataSnapshot,
+        holdings: Arc<Holdings>,
+        events: UnboundedSender<Event>,
     ) -> Result<Self, TxnError> {
-        let state = match view.record(&state_record(descriptor.id))? {
-            Some(bytes) => decode(&bytes)?,
-            None => State {
-                descriptor: descriptor.clone(),
-                last_write: Timestamp::MIN,
-                fences: BTreeMap::new(),
-                retired: false,
-            },
+        let state: Option<State> = match view.record(&state_record(id))? {
+            Some(bytes) => Some(decode(&bytes)?),
+            None => None,
         };
-        let versions = Versions { committed: state.clone(), next: state };
-        Ok(Self { id: descriptor.id, state: Mutex::new(versions) })
+        holdings.hold(id, state.as_ref().map(|state| state.descriptor.range.clone()));
+        let versions = Versions { committed: state.clone(), next: state, events: Vec::new() };
+        Ok(Self { id, holdings, events, state: Mutex::new(versions) })
     }
 
-    /// The batch that makes a new replica known to the data file.
-    pub(crate) fn creation(&self) -> Result<WriteBatch, TxnError> {
-        let mut batch = WriteBatch::default();
-        batch.put_record(state_record(self.id), encode(&self.lock().committed)?);
-        Ok(batch)
-    }
-
-    /// The state as of the last applied command.
-    pub(crate) fn state(&self) -> State {
+    /// The state as of the last applied command; `None` for a replica that waits for an image.
+    pub(crate) fn state(&self) -> Option<State> {
         self.lock().committed.clone()
     }
 
     /// The timestamp of the last applied write.
     pub(crate) fn last_write(&self) -> Timestamp {
-        self.lock().committed.last_write
+        self.lock().committed.as_ref().map_or(Timestamp::MIN, |state| state.last_write)
     }
 
-    /// Whether the tablet serves no longer.
-    pub(crate) fn is_retired(&self) -> bool {
-        self.lock().committed.retired
+    /// Refuses what the tablet doesn't serve.
+    pub(crate) fn check(&self, range: &KeyRange) -> Result<(), TxnError> {
+        match &self.lock().committed {
+            Some(state) if state.retired => Err(TxnError::NoSuchTablet { tablet: self.id }),
+            Some(state) if !state.descriptor.range.contains_range(range) => Err(state.moved()),
+            Some(_) => Ok(()),
+            None => Err(TxnError::NotLeader { tablet: self.id, leader: None }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Versions> {
@@ -149,10 +255,16 @@ fn validate(
     request: &WriteRequest,
     view: &DataSnapshot,
 ) -> Result<Outcome, StorageError> {
-    let id = state.descriptor.id;
     let range = &state.descriptor.range;
-    if state.retired || !request.mutations.iter().all(|m| range.contains(m.key())) {
-        return Ok(Err(TxnError::NoSuchTablet { tablet: id }));
+    let reads = &request.reads;
+    if state.retired {
+        return Ok(Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }));
+    }
+    let covered = request.mutations.iter().all(|m| range.contains(m.key()))
+        && reads.keys.iter().all(|(key, _)| range.contains(key))
+        && reads.ranges.iter().all(|read| range.contains_range(read));
+    if !covered {
+        return Ok(Err(state.moved()));
     }
     for (table, version) in &request.schema {
         if state.fences.get(table).is_some_and(|oldest| version < oldest) {
@@ -162,14 +274,14 @@ fn validate(
     if at <= state.last_write {
         return Ok(Err(TxnError::Conflict));
     }
-    for (key, seen) in &request.reads.keys {
+    for (key, seen) in &reads.keys {
         let current = view.get(key, Timestamp::MAX)?.filter(|version| version.value.is_some());
         if current.map(|version| version.ts) != *seen {
             return Ok(Err(TxnError::Conflict));
         }
     }
-    for range in &request.reads.ranges {
-        if view.changed_since(range, request.reads.at)? {
+    for range in &reads.ranges {
+        if view.changed_since(range, reads.at)? {
             return Ok(Err(TxnError::Conflict));
         }
     }
@@ -184,6 +296,43 @@ fn validate(
     Ok(Ok(at))
 }
 
+/// What a split makes of a state: the new tablet's, and the rest in `state`. `None` when the key is
+/// where the tablet begins already.
+fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>, TxnError> {
+    if state.retired {
+        return Err(TxnError::NoSuchTablet { tablet: state.descriptor.id });
+    }
+    if key == state.descriptor.range.start {
+        return Ok(None);
+    }
+    if !state.descriptor.range.contains(key) {
+        return Err(state.moved());
+    }
+    if !directory_begins(key, &state.descriptor) {
+        return Err(TxnError::refused(
+            "a tablet can't be split inside a directory",
+            "Split at a key of the root table: its rows and all that is interleaved in them stay \
+             together.",
+        ));
+    }
+    if state.joint {
+        return Err(TxnError::Unavailable {
+            tablet: state.descriptor.id,
+            reason: "its replicas are being replaced".to_owned(),
+        });
+    }
+    let mut new = state.clone();
+    state.descriptor.generation = state.descriptor.generation.next();
+    new.descriptor.id = child;
+    new.descriptor.generation = state.descriptor.generation;
+    new.descriptor.range.start = key.to_vec();
+    new.parent = Some(state.descriptor.id);
+    new.last_child = None;
+    state.descriptor.range.end = Some(key.to_vec());
+    state.last_child = Some(new.descriptor.clone());
+    Ok(Some(new))
+}
+
 impl StateMachine for TabletMachine {
     fn apply(
         &self,
@@ -194,11 +343,13 @@ impl StateMachine for TabletMachine {
     ) -> Bytes {
         // A replica that skipped what another applied would diverge: better that it stops.
         let command: Command = decode(command).expect("a replica understands its log");
-        let mut state = self.lock();
+        let mut versions = self.lock();
+        let Versions { next, events, .. } = &mut *versions;
+        let state = next.as_mut().expect("a log begins behind its group's birth");
         let outcome = match command {
             Command::Write { at, request } => {
-                let outcome = validate(&state.committed, at, &request, view)
-                    .expect("a replica can read its data");
+                let outcome =
+                    validate(state, at, &request, view).expect("a replica can read its data");
                 if outcome.is_ok() {
                     for mutation in request.mutations {
                         match mutation {
@@ -208,44 +359,114 @@ impl StateMachine for TabletMachine {
                             Mutation::Delete { key } => batch.put(key, at, None),
                         }
                     }
-                    state.next.last_write = at;
+                    state.last_write = at;
                 }
                 outcome
             }
             Command::Fence { table, version } => {
-                let oldest = state.next.fences.entry(table).or_default();
+                let oldest = state.fences.entry(table).or_default();
                 *oldest = version.max(*oldest);
-                Ok(state.next.last_write)
+                Ok(state.last_write)
+            }
+            Command::Split { key, child } => split(state, &key, child).map(|new| {
+                if let Some(new) = new {
+                    bear(&new, batch).expect("a state can be encoded");
+                    let parent = state.descriptor.id;
+                    events.push(Event::Born { parent, child: new.descriptor });
+                    events.push(Event::Changed(parent));
+                }
+                state.last_write
+            }),
+            Command::Place { placement, preferred_leader, target } => {
+                state.descriptor.placement = placement;
+                state.descriptor.preferred_leader = preferred_leader;
+                state.descriptor.generation = state.descriptor.generation.next();
+                state.target = Some(target).filter(|target| !reached(state, target));
+                events.push(Event::Changed(state.descriptor.id));
+                Ok(state.last_write)
             }
             Command::Retire => {
-                state.next.retired = true;
-                Ok(state.next.last_write)
+                state.retired = true;
+                Ok(state.last_write)
             }
         };
-        let record = encode(&state.next).expect("a state can be encoded");
+        let record = encode(state).expect("a state can be encoded");
         batch.put_record(state_record(self.id), record);
         encode(&outcome).expect("an outcome can be encoded").into()
     }
 
-    fn committed(&self) {
-        let mut state = self.lock();
-        state.committed = state.next.clone();
+    fn members_changed(&self, members: &Members, batch: &mut WriteBatch) {
+        let mut versions = self.lock();
+        let Versions { next, events, .. } = &mut *versions;
+        let Some(state) = next.as_mut() else { return };
+        state.joint = members.joint;
+        if !members.joint {
+            let descriptor = &mut state.descriptor;
+            descriptor.voters.clone_from(&members.voters);
+            descriptor.read_only.clone_from(&members.learners);
+            descriptor.generation = descriptor.generation.next();
+            let target = state.target.take();
+            state.target = target.filter(|target| !reached(state, target));
+            events.push(Event::Changed(self.id));
+        }
+        batch.put_record(state_record(self.id), encode(state).expect("a state can be encoded"));
     }
 
-    fn range(&self) -> KeyRange {
-        self.lock().committed.descriptor.range.clone()
+    fn committed(&self) {
+        let mut versions = self.lock();
+        versions.committed = versions.next.clone();
+        for event in std::mem::take(&mut versions.events) {
+            if let Event::Born { parent, child } = &event
+                && let Some(state) = &versions.committed
+            {
+                let parents = state.descriptor.range.clone();
+                self.holdings.split(*parent, parents, child.id, child.range.clone());
+            }
+            // Nobody listens on a node that stops.
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn range(&self) -> Option<KeyRange> {
+        self.lock().committed.as_ref().map(|state| state.descriptor.range.clone())
     }
 
     fn records(&self) -> Vec<u8> {
         records(self.id)
     }
 
-    fn restore(&self, view: &DataSnapshot) -> io::Result<()> {
+    fn offered(&self, offered: &[(Vec<u8>, Vec<u8>)]) -> io::Result<KeyRange> {
+        let name = state_record(self.id);
+        let state = offered.iter().find(|(found, _)| *found == name);
+        let (_, state) = state.ok_or_else(|| io::Error::other("an image without a state"))?;
+        let state: State = decode(state).map_err(io::Error::other)?;
+        let range = state.descriptor.range;
+        self.holdings.offer(self.id, range.clone()).map_err(io::Error::other)?;
+        Ok(range)
+    }
+
+    fn restored(&self, view: &DataSnapshot) -> io::Result<()> {
         let record = view.record(&state_record(self.id)).map_err(io::Error::other)?;
-        if let Some(bytes) = record {
-            let restored: State = decode(&bytes).map_err(io::Error::other)?;
-            *self.lock() = Versions { committed: restored.clone(), next: restored };
-        }
+        let bytes = record.ok_or_else(|| io::Error::other("an image without a state"))?;
+        let restored: State = decode(&bytes).map_err(io::Error::other)?;
+        self.holdings.hold(self.id, Some(restored.descriptor.range.clone()));
+        let mut versions = self.lock();
+        versions.committed = Some(restored.clone());
+        versions.next = Some(restored);
+        let _ = self.events.send(Event::Changed(self.id));
         Ok(())
     }
+}
+
+/// Whether the members are what they should be.
+fn reached(state: &State, target: &Target) -> bool {
+    let same = |a: &[NodeId], b: &[NodeId]| {
+        let (mut a, mut b) = (a.to_vec(), b.to_vec());
+        a.sort_unstable();
+        b.sort_unstable();
+        a == b
+    };
+    !state.joint
+        && same(&state.descriptor.voters, &target.voters)
+        && same(&state.descriptor.read_only, &target.read_only)
 }

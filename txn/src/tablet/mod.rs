@@ -3,6 +3,9 @@
 mod leader;
 mod machine;
 
-pub(crate) use leader::Tablet;
 pub use leader::TabletRead;
-pub(crate) use machine::{TabletMachine, removal, stored_tablets};
+pub(crate) use leader::{Tablet, TabletParts};
+pub(crate) use machine::{
+    Event, State, TabletMachine, Target, creation, directory_begins, is_stored, removal,
+    stored_tablets,
+};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use meridian_replication::Timing;
 use meridian_replication::net::{Registry, SimulatedNetwork, Topology};
-use meridian_storage::{KeyBuilder, NodeId, SimulatedDisk, Storage, StorageOptions, TabletId};
+use meridian_storage::{
+    KeyBuilder, KeyType, NodeId, Order, SimulatedDisk, Storage, StorageOptions, TabletId,
+};
 use meridian_truetime::{
     ClockSettings, CostModel, Env, NodeEnvironment, SimulatedClock, Timestamp, World,
 };
@@ -45,7 +47,7 @@ where
             cluster.open(number).await;
         }
         for number in 1..=3 {
-            cluster.node(number).claim_leadership().await.expect("claims");
+            cluster.node(number).claim_leadership().await;
         }
         cluster.node(1).ready().await.expect("serves");
         scenario(cluster).await
@@ -104,7 +106,7 @@ impl Cluster {
 
     pub async fn restart(&mut self, number: u64) {
         self.open(number).await;
-        self.node(number).claim_leadership().await.expect("claims");
+        self.node(number).claim_leadership().await;
     }
 
     /// A tablet for [`TABLE`], led from that node.
@@ -114,7 +116,7 @@ impl Cluster {
             .new_tablet(
                 TabletId::new(2),
                 table_range(TABLE),
-                Vec::new(),
+                vec![(KeyType::Int, Order::Asc)],
                 meridian_txn::PlacementChange::default(),
             )
             .expect("can be placed");

@@ -75,7 +75,7 @@ fn node_process() {
         let (registry, env) = (node.registry().clone(), Arc::clone(node.env()));
         let serving = grpc::serve(listener, node.id(), registry, env, std::future::pending());
         let claim = async {
-            node.claim_leadership().await.expect("claims");
+            node.claim_leadership().await;
             std::future::pending::<()>().await;
         };
         let (served, ()) = futures::join!(serving, claim);
@@ -157,7 +157,7 @@ fn three_processes_serve_and_survive_the_death_of_each() {
             .new_tablet(
                 TabletId::new(2),
                 meridian_txn::table_range(crate::cluster::TABLE),
-                Vec::new(),
+                vec![(meridian_storage::KeyType::Int, meridian_storage::Order::Asc)],
                 meridian_txn::PlacementChange::default(),
             )
             .expect("can be placed");
