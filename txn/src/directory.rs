@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_replication::{Generation, Placement, TabletDescriptor};
-use meridian_storage::{KeyBuilder, KeyRange, NodeId, TabletId, prefix_end};
+use meridian_storage::{KeyBuilder, KeyRange, KeyReader, NodeId, TabletId, prefix_end};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Mutation, decode, encode};
@@ -45,6 +45,14 @@ pub fn table_range(table: u64) -> KeyRange {
     let start = KeyBuilder::new().table(table).finish();
     let end = prefix_end(&start);
     KeyRange { start, end }
+}
+
+/// The range of the root table in which `range` begins.
+pub(crate) fn table_of(range: &KeyRange) -> KeyRange {
+    match KeyReader::new(&range.start).table() {
+        Ok(table) => table_range(table),
+        Err(_) => range.clone(),
+    }
 }
 
 /// The system tablet of a cluster whose first nodes are `voters`.

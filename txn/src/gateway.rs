@@ -13,7 +13,7 @@ use crate::command::{
     Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode,
 };
 use crate::directory::{
-    DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, tablet_counter_key,
+    DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, table_of, tablet_counter_key,
 };
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
@@ -48,7 +48,7 @@ impl Node {
     /// is entered a moment later.
     ///
     /// # Errors
-    /// [`TxnError::NoSuchTablet`] when no tablet has any of the range, or the directory can't be
+    /// [`TxnError::NoSuchTablet`] when the table has no tablet at all, or the directory can't be
     /// read.
     pub async fn tablets(&self, range: &KeyRange) -> Result<Vec<TabletDescriptor>, TxnError> {
         let deadline = self.env().moment().plus(PATIENCE);
@@ -62,7 +62,7 @@ impl Node {
                 return Ok(found);
             }
             let gap = TxnError::NoSuchTablet { tablet: TabletId::new(0) };
-            if !self.directory().touches(range) {
+            if !self.directory().touches(&table_of(range)) {
                 return Err(gap);
             }
             self.pause(pause, deadline, gap).await?;

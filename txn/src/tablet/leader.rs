@@ -199,6 +199,7 @@ impl Tablet {
             });
             inner.leadership.send_replace(Some(Arc::clone(&leadership)));
             tracing::info!(tablet = %inner.id, term, "leads");
+            inner.machine.notify();
             let (env, clock) = (Arc::clone(&inner.env), Arc::clone(&inner.clock));
             inner.env.spawn(async move {
                 wait_until_after(&*env, &*clock, last_write).await;

@@ -233,6 +233,11 @@ impl TabletMachine {
         self.lock().committed.as_ref().map_or(Timestamp::MIN, |state| state.last_write)
     }
 
+    /// Tells the node that there may be something to see to.
+    pub(crate) fn notify(&self) {
+        let _ = self.events.send(Event::Changed(self.id));
+    }
+
     /// Refuses what the tablet doesn't serve.
     pub(crate) fn check(&self, range: &KeyRange) -> Result<(), TxnError> {
         match &self.lock().committed {

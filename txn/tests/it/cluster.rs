@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use meridian_replication::Timing;
@@ -21,32 +22,66 @@ use meridian_txn::{
 /// A table for tests.
 pub const TABLE: u64 = 100;
 
+/// How a test's cluster is made.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub seed: u64,
+    pub topology: &'static str,
+    /// They are spread over the topology's regions in turn.
+    pub nodes: u64,
+    pub epsilon: Duration,
+    /// So many entries are kept in a log for those who lag; by default thousands.
+    pub log_keep: Option<u64>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { seed: 1, topology: "local", nodes: 3, epsilon: Duration::ZERO, log_keep: None }
+    }
+}
+
 pub struct Cluster {
     pub world: World,
     pub network: SimulatedNetwork,
+    pub setup: Setup,
     topology: Topology,
-    epsilon: Duration,
     disks: BTreeMap<u64, SimulatedDisk>,
-    nodes: BTreeMap<u64, (Arc<NodeEnvironment>, Arc<Node>)>,
-    starts: u64,
+    nodes: Mutex<BTreeMap<u64, Running>>,
+    starts: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Running {
+    env: Arc<NodeEnvironment>,
+    node: Arc<Node>,
+    storage: Storage,
 }
 
 /// Runs a scenario on a cluster of one node per region.
-pub fn run<F, T>(seed: u64, topology: &str, epsilon: Duration, scenario: F) -> T::Output
+pub fn run<F, T>(seed: u64, topology: &'static str, epsilon: Duration, scenario: F) -> T::Output
 where
-    F: FnOnce(Cluster) -> T,
+    F: FnOnce(Arc<Cluster>) -> T,
     T: Future,
 {
-    let topology = Topology::load(topology).expect("shipped");
-    World::run_virtual(seed, CostModel::default(), |world| async move {
+    run_setup(Setup { seed, topology, epsilon, ..Setup::default() }, scenario)
+}
+
+pub fn run_setup<F, T>(setup: Setup, scenario: F) -> T::Output
+where
+    F: FnOnce(Arc<Cluster>) -> T,
+    T: Future,
+{
+    let topology = Topology::load(setup.topology).expect("shipped");
+    World::run_virtual(setup.seed, CostModel::default(), |world| async move {
         let network = SimulatedNetwork::new(&world, topology.clone());
-        let disks = (1..=3).map(|number| (number, SimulatedDisk::new())).collect();
-        let mut cluster =
-            Cluster { world, network, topology, epsilon, disks, nodes: BTreeMap::new(), starts: 0 };
-        for number in 1..=3 {
+        let disks = (1..=setup.nodes).map(|number| (number, SimulatedDisk::new())).collect();
+        let (nodes, starts) = (Mutex::default(), AtomicU64::default());
+        let cluster = Cluster { world, network, setup, topology, disks, nodes, starts };
+        let cluster = Arc::new(cluster);
+        for number in 1..=setup.nodes {
             cluster.open(number).await;
         }
-        for number in 1..=3 {
+        for number in 1..=setup.nodes {
             cluster.node(number).claim_leadership().await;
         }
         cluster.node(1).ready().await.expect("serves");
@@ -55,14 +90,18 @@ where
 }
 
 impl Cluster {
-    async fn open(&mut self, number: u64) {
-        self.starts += 1;
-        let env = self.world.node(number + self.starts * 100);
+    fn region(&self, number: u64) -> usize {
+        usize::try_from(number - 1).expect("small") % self.topology.regions().len()
+    }
+
+    async fn open(&self, number: u64) {
+        let starts = self.starts.fetch_add(1, Ordering::Relaxed) + 1;
+        let env = self.world.node(number + starts * 100);
         let as_env: Env = Arc::clone(&env) as Env;
         let disk = Arc::new(self.disks[&number].clone());
         let storage = Storage::open(Arc::clone(&as_env), disk, StorageOptions::default())
             .expect("the disk is good");
-        let place = usize::try_from(number - 1).expect("small");
+        let place = self.region(number);
         let region = &self.topology.regions()[place];
         let registry = Registry::new();
         let id = NodeId::new(number);
@@ -70,41 +109,67 @@ impl Cluster {
             .network
             .add_node(id, region, Arc::clone(&as_env), registry.clone())
             .expect("the region exists");
-        let settings = ClockSettings::constant(self.epsilon);
+        let settings = ClockSettings::constant(self.setup.epsilon);
         let clock = SimulatedClock::new(self.world.clone(), settings).expect("valid");
-        let members = (1..=3).zip(self.topology.regions()).map(|(other, region)| Member {
+        let members = (1..=self.setup.nodes).map(|other| Member {
             id: NodeId::new(other),
-            region: region.clone(),
-            round_trip: self.topology.round_trip(place, usize::try_from(other - 1).expect("small")),
+            region: self.topology.regions()[self.region(other)].clone(),
+            round_trip: self.topology.round_trip(place, self.region(other)),
         });
+        let mut timing = Timing::for_round_trip(self.topology.longest_round_trip());
+        timing.log_keep = self.setup.log_keep.unwrap_or(timing.log_keep);
         let node = Node::start(NodeOptions {
             id,
             members: members.collect(),
             env: as_env,
             clock: Arc::new(clock),
-            storage,
+            storage: storage.clone(),
             transport,
             registry,
-            timing: Timing::for_round_trip(self.topology.longest_round_trip()),
+            timing,
             default_voters: 3,
         });
-        self.nodes.insert(number, (env, node.await.expect("starts")));
+        let node = node.await.expect("starts");
+        self.lock().insert(number, Running { env, node, storage });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
+        self.nodes.lock().expect("no test panics while it holds the lock")
     }
 
     pub fn node(&self, number: u64) -> Arc<Node> {
-        Arc::clone(&self.nodes[&number].1)
+        Arc::clone(&self.lock()[&number].node)
+    }
+
+    pub fn storage(&self, number: u64) -> Storage {
+        self.lock()[&number].storage.clone()
+    }
+
+    /// The numbers of the nodes that run.
+    pub fn running(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
     }
 
     /// What wasn't synced is lost or not, as the seed will have it.
-    pub async fn crash(&mut self, number: u64, seed: u64) {
-        let (env, node) = self.nodes.remove(&number).expect("it runs");
+    pub async fn crash(&self, number: u64, seed: u64) {
+        let Running { env, node, storage } = self.lock().remove(&number).expect("it runs");
         self.network.stop_node(NodeId::new(number));
         self.disks[&number].crash(seed);
         env.halt();
         node.shutdown().await;
+        drop(storage);
     }
 
-    pub async fn restart(&mut self, number: u64) {
+    /// What was written is on the disk.
+    pub async fn stop(&self, number: u64) {
+        let Running { env, node, storage } = self.lock().remove(&number).expect("it runs");
+        self.network.stop_node(NodeId::new(number));
+        node.shutdown().await;
+        env.halt();
+        drop(storage);
+    }
+
+    pub async fn restart(&self, number: u64) {
         self.open(number).await;
         self.node(number).claim_leadership().await;
     }
@@ -112,9 +177,11 @@ impl Cluster {
     /// A tablet for [`TABLE`], led from that node.
     pub async fn create_tablet(&self, number: u64) -> TabletDescriptor {
         let node = self.node(number);
+        let id = node.new_tablet_id().await.expect("an id");
+        assert_eq!(id, TabletId::new(2), "the first that is free");
         let descriptor = node
             .new_tablet(
-                TabletId::new(2),
+                id,
                 table_range(TABLE),
                 vec![(KeyType::Int, Order::Asc)],
                 meridian_txn::PlacementChange::default(),

@@ -10,7 +10,7 @@ use crate::cluster::{insert, run, value};
 
 /// Acknowledged inserts survive the crash of the leader, and the cluster goes on without it.
 fn leader_crash(seed: u64) -> (u64, usize) {
-    run(seed, "us-eu-3", Duration::from_millis(2), |mut cluster| async move {
+    run(seed, "us-eu-3", Duration::from_millis(2), |cluster| async move {
         cluster.create_tablet(1).await;
         let mut outcomes: BTreeMap<u64, Result<(), TxnError>> = BTreeMap::new();
         let gateway = cluster.node(2);
@@ -49,7 +49,7 @@ fn acknowledged_writes_survive_the_leader() {
 #[test]
 fn acknowledged_writes_survive_the_whole_cluster() {
     for seed in 0..20 {
-        run(seed, "us-eu-3", Duration::ZERO, |mut cluster| async move {
+        run(seed, "us-eu-3", Duration::ZERO, |cluster| async move {
             cluster.create_tablet(2).await;
             let node = cluster.node(2);
             for k in 0..10 {
@@ -90,7 +90,7 @@ fn acknowledged_writes_survive_the_whole_cluster() {
 /// A node that sleeps through more than the log keeps catches up by a snapshot.
 #[test]
 fn a_node_that_missed_much_catches_up() {
-    run(5, "local", Duration::ZERO, |mut cluster| async move {
+    run(5, "local", Duration::ZERO, |cluster| async move {
         cluster.create_tablet(1).await;
         cluster.crash(3, 0).await;
         let node = cluster.node(1);

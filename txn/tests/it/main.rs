@@ -1,7 +1,10 @@
 //! Clusters of nodes without SQL, in virtual time.
 
+mod checks;
 mod cluster;
 mod crashes;
+mod kv;
 mod latency;
 mod processes;
+mod tablets;
 mod writes;

@@ -1,0 +1,248 @@
+//! Tablets split and move, and nobody notices but those who look: the races, one by one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_storage::{NodeId, TabletId};
+use meridian_truetime::EnvironmentExt;
+use meridian_txn::{Node, PlacementChange, TxnError, table_range};
+
+use crate::checks::settle;
+use crate::cluster::{Cluster, Setup, key, run_setup};
+use crate::kv::{put, scan};
+
+fn on(nodes: u64, seed: u64) -> Setup {
+    Setup { seed, topology: "us-eu-3", nodes, epsilon: Duration::from_millis(2), log_keep: None }
+}
+
+async fn filled(cluster: &Cluster, leader: u64) -> Arc<Node> {
+    cluster.create_tablet(leader).await;
+    let node = cluster.node(leader);
+    for k in 0..20 {
+        put(&node, k, k).await.expect("written");
+    }
+    node
+}
+
+async fn expect_all(node: &Node, value: impl Fn(u64) -> u64) {
+    let found = scan(node).await.expect("scanned");
+    let wanted: Vec<(u64, u64)> = (0..20).map(|k| (k, value(k))).collect();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_request_that_an_old_directory_routes_finds_its_tablet() {
+    run_setup(on(3, 1), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        // Node 3 knows one tablet.
+        let old = cluster.node(3);
+        expect_all(&old, |k| k).await;
+        assert_eq!(old.tablets(&table_range(100)).await.expect("known").len(), 1);
+        let right = node.split(key(10)).await.expect("split");
+        assert_ne!(right, TabletId::new(2));
+        put(&old, 15, 115).await.expect("routed to the new tablet");
+        put(&old, 5, 105).await.expect("to the old one");
+        let changed = |k| if k == 5 || k == 15 { 100 + k } else { k };
+        expect_all(&old, changed).await;
+        expect_all(&cluster.node(2), changed).await;
+        assert_eq!(old.tablets(&table_range(100)).await.expect("known").len(), 2);
+        assert_eq!(node.split(key(10)).await, Ok(right), "it begins there already");
+        settle(&cluster).await;
+    });
+}
+
+#[test]
+fn a_split_where_no_directory_begins_changes_nothing() {
+    run_setup(on(3, 1), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        let inside = [key(10), vec![0x81, 1]].concat();
+        for bad in [inside, vec![0xff], Vec::new()] {
+            let refused = node.split(bad.clone()).await;
+            assert!(
+                matches!(refused, Err(TxnError::Refused { .. } | TxnError::NoSuchTablet { .. })),
+                "{bad:?}: {refused:?}"
+            );
+        }
+        assert_eq!(node.tablets(&table_range(100)).await.expect("known").len(), 1);
+        expect_all(&node, |k| k).await;
+    });
+}
+
+#[test]
+fn two_splits_at_once_both_happen() {
+    run_setup(on(3, 1), |cluster| async move {
+        filled(&cluster, 1).await;
+        let nodes = [cluster.node(1), cluster.node(2), cluster.node(3)];
+        let splits = [(0, 5), (1, 10), (2, 10), (0, 15), (1, 3)];
+        let splits = splits.map(|(node, at)| nodes[node].split(key(at)));
+        let done: Vec<TabletId> = futures::future::join_all(splits)
+            .await
+            .into_iter()
+            .map(|split| split.expect("split"))
+            .collect();
+        assert_eq!(done[1], done[2], "both asked for the same tablet");
+        settle(&cluster).await;
+        assert_eq!(nodes[0].tablets(&table_range(100)).await.expect("known").len(), 5);
+        expect_all(&nodes[2], |k| k).await;
+    });
+}
+
+#[test]
+fn a_replica_that_slept_through_splits_takes_part_again() {
+    for log_keep in [None, Some(10)] {
+        let setup = Setup { log_keep, ..on(3, 3) };
+        run_setup(setup, |cluster| async move {
+            let node = filled(&cluster, 1).await;
+            cluster.stop(3).await;
+            node.split(key(10)).await.expect("split");
+            for round in 0..3 {
+                for k in 0..20 {
+                    put(&node, k, round * 100 + k).await.expect("two of three");
+                }
+            }
+            node.split(key(15)).await.expect("split");
+            cluster.restart(3).await;
+            settle(&cluster).await;
+            expect_all(&cluster.node(3), |k| 200 + k).await;
+        });
+    }
+}
+
+#[test]
+fn a_crash_between_a_splits_apply_and_its_durability_loses_nothing() {
+    for seed in 0..10 {
+        run_setup(on(3, seed), |cluster| async move {
+            let node = filled(&cluster, 1).await;
+            let split = node.split(key(10));
+            let crash = node.env().sleep(Duration::from_millis(100 + seed * 20));
+            drop(futures::future::select(Box::pin(split), crash).await);
+            for number in 1..=3 {
+                cluster.crash(number, seed + number).await;
+            }
+            drop(node);
+            for number in 1..=3 {
+                cluster.restart(number).await;
+            }
+            settle(&cluster).await;
+            expect_all(&cluster.node(2), |k| k).await;
+            put(&cluster.node(2), 12, 112).await.expect("it serves");
+            settle(&cluster).await;
+        });
+    }
+}
+
+#[test]
+fn a_replica_moves_while_its_tablet_is_split_and_written_to() {
+    run_setup(on(5, 4), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        let tablet = TabletId::new(2);
+        let moving = node.move_replica(tablet, NodeId::new(3), NodeId::new(5));
+        let splitting = async {
+            node.env().sleep(Duration::from_millis(150)).await;
+            cluster.node(2).split(key(10)).await
+        };
+        let writing = async {
+            for k in 0..20 {
+                put(&cluster.node(4), k, 100 + k).await.expect("it serves meanwhile");
+            }
+        };
+        let (moved, split, ()) = futures::join!(moving, splitting, writing);
+        moved.expect("moved");
+        split.expect("split");
+        settle(&cluster).await;
+        expect_all(&node, |k| 100 + k).await;
+        for descriptor in node.tablets(&table_range(100)).await.expect("known").iter() {
+            assert!(descriptor.voters.contains(&NodeId::new(5)), "{descriptor:?}");
+            assert!(!descriptor.voters.contains(&NodeId::new(3)), "{descriptor:?}");
+        }
+    });
+}
+
+#[test]
+fn a_move_survives_the_crash_of_the_leader_that_drives_it() {
+    for seed in 0..6 {
+        run_setup(on(5, seed), |cluster| async move {
+            filled(&cluster, 1).await;
+            let gateway = cluster.node(2);
+            let tablet = TabletId::new(2);
+            // The leader itself is to go.
+            let moving = gateway.move_replica(tablet, NodeId::new(1), NodeId::new(4));
+            let crash = async {
+                gateway.env().sleep(Duration::from_millis(250 + seed * 80)).await;
+                cluster.crash(1, seed).await;
+                gateway.env().sleep(Duration::from_secs(3)).await;
+                cluster.restart(1).await;
+            };
+            let (moved, ()) = futures::join!(moving, crash);
+            // The request may have died with the leader; then it is made again.
+            if moved.is_err() {
+                let again = gateway.move_replica(tablet, NodeId::new(1), NodeId::new(4)).await;
+                again.unwrap_or_else(|error| panic!("seed {seed}: {error} after {moved:?}"));
+            }
+            settle(&cluster).await;
+            expect_all(&gateway, |k| k).await;
+            let descriptor = &gateway.tablets(&table_range(100)).await.expect("known")[0];
+            assert!(!descriptor.voters.contains(&NodeId::new(1)), "{descriptor:?}");
+        });
+    }
+}
+
+#[test]
+fn leadership_goes_where_it_is_asked_to_and_returns_when_it_can() {
+    run_setup(on(3, 5), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        let tablet = TabletId::new(2);
+        node.transfer_leader(tablet, NodeId::new(3)).await.expect("transferred");
+        put(&cluster.node(3), 1, 101).await.expect("finds the leader");
+        let (took, _) = cluster.time(put(&cluster.node(3), 1, 101)).await;
+        assert!(took < Duration::from_millis(100), "led from node 3, a write there took {took:?}");
+        cluster.stop(3).await;
+        put(&node, 2, 102).await.expect("another leads");
+        cluster.restart(3).await;
+        settle(&cluster).await;
+        node.env().sleep(Duration::from_secs(10)).await;
+        assert_eq!(cluster.leader(tablet).await, Some(NodeId::new(3)), "it is back");
+        let nowhere = node.transfer_leader(tablet, NodeId::new(9)).await;
+        assert!(matches!(nowhere, Err(TxnError::Refused { .. })), "{nowhere:?}");
+    });
+}
+
+#[test]
+fn a_range_is_placed_and_the_rest_stays() {
+    run_setup(on(6, 6), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        let mut range = table_range(100);
+        range.start = key(10);
+        let change = PlacementChange {
+            leader_region: Some(Some("eu-west".to_owned())),
+            read_only: Some(vec!["us-west".to_owned()]),
+            regions: Some(vec!["eu-west".to_owned(), "us-east".to_owned()]),
+            ..PlacementChange::default()
+        };
+        let placed = node.place(&range, change).await.expect("placed");
+        assert_eq!(placed.len(), 1);
+        settle(&cluster).await;
+        node.env().sleep(Duration::from_secs(10)).await;
+        let all = node.tablets(&table_range(100)).await.expect("known");
+        assert_eq!(all.len(), 2);
+        let region = |id: &NodeId| (id.get() - 1) % 3;
+        let leader = cluster.leader(placed[0]).await.expect("led");
+        assert_eq!(region(&leader), 2, "{:?}", all[1]);
+        assert!(all[1].voters.iter().all(|id| region(id) != 1), "{:?}", all[1]);
+        assert_eq!(all[1].read_only.len(), 1);
+        assert_eq!(cluster.leader(TabletId::new(2)).await, Some(NodeId::new(1)));
+        expect_all(&node, |k| k).await;
+
+        for bad in [
+            PlacementChange { voters: Some(7), ..PlacementChange::default() },
+            PlacementChange {
+                regions: Some(vec!["atlantis".to_owned()]),
+                ..PlacementChange::default()
+            },
+        ] {
+            let refused = node.place(&table_range(100), bad).await;
+            assert!(matches!(refused, Err(TxnError::Refused { .. })), "{refused:?}");
+        }
+        assert_eq!(node.tablets(&table_range(100)).await.expect("known"), all);
+    });
+}
