@@ -249,6 +249,10 @@ impl Tablets for ClusterTablets {
         self.node.write(request).await
     }
 
+    async fn new_tablet_id(&self) -> Result<TabletId, TxnError> {
+        self.node.new_tablet_id().await
+    }
+
     fn new_tablet(
         &self,
         id: TabletId,

@@ -10,14 +10,13 @@ use std::time::Duration;
 use datafusion::common::TableReference;
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast;
-use meridian_storage::TabletId;
 use meridian_truetime::EnvironmentExt;
 use meridian_txn::{
     Mutation, PlacementChange, ReadAt, ReadSet, TabletDescriptor, TxnError, WriteRequest,
     directory_delete, directory_put, table_range,
 };
 
-use crate::catalog::bootstrap::{FIRST_USER_TABLE, FIRST_USER_TABLET, SCHEMA};
+use crate::catalog::bootstrap::{FIRST_USER_TABLE, SCHEMA};
 use crate::catalog::{ColumnInfo, TableInfo, store};
 use crate::codec;
 use crate::error::{SqlError, SqlState};
@@ -96,11 +95,9 @@ async fn try_create(
     table: &mut TableInfo,
 ) -> Result<TabletDescriptor, TxnError> {
     let tablets = &session.engine().tablets;
-    let (table_counter, tablet_counter) = ("table", "tablet");
-    let keys = vec![
-        store::counter_key(table_counter).map_err(internal)?,
-        store::counter_key(tablet_counter).map_err(internal)?,
-    ];
+    let tablet = tablets.new_tablet_id().await?;
+    let table_counter = "table";
+    let keys = vec![store::counter_key(table_counter).map_err(internal)?];
     let (at, rows) = tablets.get(SYSTEM_TABLET, keys.clone(), ReadAt::Unconfirmed).await?;
     let counter = |position: usize, first: u64| match rows.get(position) {
         Some(Some(row)) => store::counter_value(&row.key, &row.value).map_err(internal),
@@ -108,18 +105,16 @@ async fn try_create(
     };
     table.id = counter(0, FIRST_USER_TABLE)?;
     table.root = table.id;
-    let tablet = counter(1, FIRST_USER_TABLET)?;
     let versions = rows.iter().map(|row| row.as_ref().map(|row| row.ts));
     let reads = ReadSet { at, keys: keys.into_iter().zip(versions).collect(), ranges: vec![] };
     let descriptor = tablets.new_tablet(
-        TabletId::new(tablet),
+        tablet,
         table_range(table.id),
         codec::root_key(table),
         PlacementChange::default(),
     )?;
     let mut mutations = store::create(table).map_err(internal)?;
     mutations.push(store::set_counter(table_counter, table.id + 1).map_err(internal)?);
-    mutations.push(store::set_counter(tablet_counter, tablet + 1).map_err(internal)?);
     mutations.push(directory_put(&descriptor)?);
     write(session, reads, mutations).await?;
     Ok(descriptor)
@@ -453,7 +448,9 @@ async fn try_drop(
         mutations.extend(store::drop(table).map_err(internal)?);
         descriptors.extend(engine.tablets.tablets(&table_range(table.id)).await?);
     }
-    mutations.extend(descriptors.iter().map(|descriptor| directory_delete(descriptor.id)));
+    for descriptor in &descriptors {
+        mutations.push(directory_delete(descriptor.id)?);
+    }
     let (at, rows) = engine.tablets.get(SYSTEM_TABLET, names.clone(), ReadAt::Unconfirmed).await?;
     // The name must still be that of the same table.
     for (table, row) in tables.iter().zip(&rows) {

@@ -38,6 +38,7 @@ struct State {
     tablets: Vec<TabletDescriptor>,
     /// Errors that the next writes end with.
     failures: Vec<TxnError>,
+    last_tablet: u64,
     /// What was asked of the tablets besides reading and writing.
     calls: Vec<String>,
     /// Every fragment that was run.
@@ -304,6 +305,12 @@ impl Tablets for FakeTablets {
         let result = state.apply(&request);
         state.writes.push(request);
         result
+    }
+
+    async fn new_tablet_id(&self) -> Result<TabletId, TxnError> {
+        let mut state = self.lock();
+        state.last_tablet = state.last_tablet.max(SYSTEM_TABLET.get()) + 1;
+        Ok(TabletId::new(state.last_tablet))
     }
 
     fn new_tablet(

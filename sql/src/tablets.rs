@@ -72,6 +72,9 @@ pub trait Tablets: Debug + Send + Sync {
     /// Applies the mutations if what was read still holds; answers the commit timestamp.
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError>;
 
+    /// A tablet id that was never used.
+    async fn new_tablet_id(&self) -> Result<TabletId, TxnError>;
+
     /// A descriptor for a new tablet: where its replicas go is decided here, by the cluster's
     /// default placement with a change made to it.
     fn new_tablet(

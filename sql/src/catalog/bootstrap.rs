@@ -10,8 +10,6 @@ pub(crate) const SCHEMA: &str = "meridian";
 
 /// Ids of user tables begin here; those below are in the system tablet.
 pub(crate) const FIRST_USER_TABLE: u64 = 100;
-/// Ids of tablets other than the system tablet begin here.
-pub(crate) const FIRST_USER_TABLET: u64 = 2;
 
 /// `(schema, name)` of each table; a row here is what makes a name taken.
 pub(crate) const NAMES: u64 = 20;

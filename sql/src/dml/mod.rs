@@ -173,7 +173,7 @@ async fn attempt(
             session.high_water().raise(at);
             Ok(count)
         }
-        Err(TxnError::Conflict) => Err(Failure::Conflict),
+        Err(TxnError::Conflict | TxnError::Moved { .. }) => Err(Failure::Conflict),
         Err(error @ (TxnError::SchemaChanged { .. } | TxnError::NoSuchTablet { .. })) => {
             Err(Failure::Stale(txn_error(&error)))
         }
@@ -209,7 +209,12 @@ async fn request(session: &Session, write: Write) -> Result<Option<WriteRequest>
             tablet: crate::tablets::SYSTEM_TABLET,
         })));
     };
-    if concerned.next().is_some() || scanned.iter().any(|scanned| scanned.tablet != tablet.id) {
+    if concerned.next().is_some()
+        || scanned
+            .iter()
+            .flat_map(|scanned| &scanned.ranges)
+            .any(|range| !tablet.range.contains_range(range))
+    {
         return Err(Failure::Final(several_tablets()));
     }
     let at = scanned.iter().map(|scanned| scanned.at).min().unwrap_or_default();

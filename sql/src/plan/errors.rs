@@ -64,6 +64,12 @@ pub(crate) fn txn_error(error: &TxnError) -> SqlError {
             "could not serialize access due to concurrent update",
         )
         .hint("The statement might succeed if retried."),
+        TxnError::Moved { .. } => SqlError::new(
+            SqlState::CANNOT_CONNECT_NOW,
+            "the tablets that the statement touches keep changing",
+        )
+        .detail("They were split or moved each time that the statement was tried.")
+        .hint("Nothing was changed; the statement might succeed if retried."),
         TxnError::SchemaChanged { .. } | TxnError::NoSuchTablet { .. } => SqlError::new(
             SqlState::SERIALIZATION_FAILURE,
             "the schema changed while the statement ran",

@@ -1,5 +1,6 @@
 //! The leaf of a physical plan that reads a table.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,8 +24,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_storage::KeyRange;
-use meridian_txn::TabletDescriptor;
+use meridian_txn::{ReadAt, TabletDescriptor, TxnError};
 
+use super::provider::locate;
 use super::statement::{Scanned, StatementContext};
 use crate::catalog::TableInfo;
 use crate::codec;
@@ -49,7 +51,7 @@ pub(crate) struct Scan {
     pub(crate) reverse: bool,
 }
 
-/// Reads the parts of a table one after the other, in the order of the primary key.
+/// Reads the parts of a table, in the order of the primary key.
 #[derive(Clone, Debug)]
 pub(crate) struct ScanExec {
     scan: Scan,
@@ -132,20 +134,48 @@ fn is_fixed(scan: &Scan, name: &str) -> bool {
     scan.filters.iter().flat_map(split_conjunction).any(fixes)
 }
 
-/// Opens the parts one after the other; the stream's end is the end of the last.
-fn read(
-    scan: Scan,
-    tablets: Arc<dyn Tablets>,
-    statement: Arc<StatementContext>,
-) -> BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>> {
+/// How many parts are opened at once. Each leader then filters its rows and sends what its stream
+/// has room for, while the rows before them are being read.
+const AT_ONCE: usize = 16;
+
+/// How often a part whose tablet has changed is looked for again.
+const ATTEMPTS: u32 = 20;
+
+type Batches = BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>>;
+
+/// Opens the parts, several at once unless a limit may make most of them needless; their rows come
+/// in the order of the parts.
+fn read(scan: Scan, tablets: Arc<dyn Tablets>, statement: Arc<StatementContext>) -> Batches {
     let mut parts = scan.parts.clone();
     if scan.reverse {
         parts.reverse();
     }
     let limit = scan.limit;
-    let opened = futures::stream::iter(parts).then(move |part| {
-        let tablets = Arc::clone(&tablets);
-        let statement = Arc::clone(&statement);
+    let at_once = if limit.is_some() { 1 } else { AT_ONCE };
+    let scan = Arc::new(scan);
+    let opened = futures::stream::iter(parts).map(move |part| {
+        open(Arc::clone(&scan), part, Arc::clone(&tablets), Arc::clone(&statement))
+    });
+    let batches = opened.buffered(at_once).try_flatten();
+    match limit {
+        None => batches.boxed(),
+        Some(limit) => limited(batches.boxed(), limit),
+    }
+}
+
+/// Opens a part wherever its keys are by now: its tablet may have been split or merged since the
+/// statement was planned.
+async fn open(
+    scan: Arc<Scan>,
+    part: Part,
+    tablets: Arc<dyn Tablets>,
+    statement: Arc<StatementContext>,
+) -> Result<Batches> {
+    let mut at = statement.read_at();
+    let mut waiting = VecDeque::from([part]);
+    let mut opened: Vec<Batches> = Vec::new();
+    let mut attempts = 0;
+    while let Some(part) = waiting.pop_front() {
         let fragment = Fragment {
             table: Arc::clone(&scan.table),
             ranges: part.ranges.clone(),
@@ -153,20 +183,38 @@ fn read(
             filters: scan.filters.clone(),
             limit: scan.limit,
             reverse: scan.reverse,
-            at: statement.read_at(),
+            at,
         };
-        async move {
-            let tablet = part.tablet.id;
-            let read = tablets.fragment(tablet, fragment).await.map_err(external)?;
-            statement.saw(Scanned { tablet, at: read.at, ranges: part.ranges });
-            Ok::<_, DataFusionError>(read.batches.map_err(external))
+        let tablet = part.tablet.id;
+        match tablets.fragment(tablet, fragment).await {
+            Ok(read) => {
+                statement.saw(Scanned { at: read.at, ranges: part.ranges });
+                opened.push(read.batches.map_err(external).boxed());
+            }
+            Err(ReadError::Txn(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }))
+                if attempts < ATTEMPTS =>
+            {
+                attempts += 1;
+                let located = locate(tablets.as_ref(), part.ranges).await;
+                let mut parts = located.map_err(|error| external(ReadError::Txn(error)))?;
+                if let ReadAt::Strong { min } = at
+                    && parts.len() > 1
+                {
+                    // One leader can't pick the timestamp for another. Nothing was read so far: a
+                    // statement that leaves it to a leader has one part.
+                    at = ReadAt::Exact(tablets.now().latest.max(min));
+                }
+                if scan.reverse {
+                    parts.reverse();
+                }
+                for part in parts.into_iter().rev() {
+                    waiting.push_front(part);
+                }
+            }
+            Err(error) => return Err(external(error)),
         }
-    });
-    let batches = opened.try_flatten();
-    match limit {
-        None => batches.boxed(),
-        Some(limit) => limited(batches.boxed(), limit),
     }
+    Ok(futures::stream::iter(opened).flatten().boxed())
 }
 
 fn limited(

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_storage::{KeyRange, TabletId};
+use meridian_storage::KeyRange;
 use meridian_truetime::Timestamp;
 use meridian_txn::ReadAt;
 
@@ -24,7 +24,6 @@ impl HighWater {
 /// What one scan read.
 #[derive(Clone, Debug)]
 pub(crate) struct Scanned {
-    pub(crate) tablet: TabletId,
     pub(crate) at: Timestamp,
     pub(crate) ranges: Vec<KeyRange>,
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use meridian_replication::Timing;
 use meridian_replication::net::{Registry, SimulatedNetwork, Topology};
 use meridian_storage::{
-    KeyBuilder, KeyType, NodeId, Order, SimulatedDisk, Storage, StorageOptions, TabletId,
+    KeyBuilder, KeyType, NodeId, Order, SimulatedDisk, Storage, StorageError, StorageOptions,
+    TabletId,
 };
 use meridian_truetime::{
-    ClockSettings, CostModel, Env, NodeEnvironment, SimulatedClock, Timestamp, World,
+    ClockSettings, CostModel, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
+    World,
 };
 use meridian_txn::{
     Member, Mutation, Node, NodeOptions, ReadAt, ReadSet, SYSTEM_TABLET, TabletDescriptor,
@@ -99,8 +101,14 @@ impl Cluster {
         let env = self.world.node(number + starts * 100);
         let as_env: Env = Arc::clone(&env) as Env;
         let disk = Arc::new(self.disks[&number].clone());
-        let storage = Storage::open(Arc::clone(&as_env), disk, StorageOptions::default())
-            .expect("the disk is good");
+        // A client may still hold what is left of the node that was stopped.
+        let storage = loop {
+            let disk = Arc::clone(&disk);
+            match Storage::open(Arc::clone(&as_env), disk, StorageOptions::default()) {
+                Err(StorageError::InUse { .. }) => as_env.sleep(Duration::from_millis(100)).await,
+                opened => break opened.expect("the disk is good"),
+            }
+        };
         let place = self.region(number);
         let region = &self.topology.regions()[place];
         let registry = Registry::new();

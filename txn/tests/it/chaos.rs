@@ -1,0 +1,246 @@
+//! Everything at once, drawn from a seed: tablets are split, moved, placed and handed over, nodes
+//! stop and crash, links break, while clients write, read and scan.
+//!
+//! Every key has one writer, whose numbers grow. So a read is right if it is no older than what was
+//! acknowledged when it began, and no newer than what was begun when it ended; and a scan at one
+//! timestamp is right if that holds for each of its keys and it has each key once. In the end, once
+//! all is healed, every acknowledged write is there, the replicas are equal, and the directory is
+//! what the tablets say.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meridian_storage::NodeId;
+use meridian_truetime::{Env, EnvironmentExt};
+use meridian_txn::{Node, PlacementChange, TxnError, table_range};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt};
+
+use crate::checks::settle;
+use crate::cluster::{Cluster, Setup, TABLE, key, run_setup};
+use crate::kv::{get, put, scan};
+
+const NODES: u64 = 5;
+const WRITERS: u64 = 4;
+const KEYS: u64 = 60;
+
+/// What clients know of each key: the last number acknowledged, and the last begun.
+type Known = Arc<Mutex<BTreeMap<u64, (u64, u64)>>>;
+
+fn known(known: &Known, k: u64) -> (u64, u64) {
+    known.lock().expect("no panics").get(&k).copied().unwrap_or_default()
+}
+
+fn gateway(cluster: &Cluster, rng: &mut StdRng) -> Option<Arc<Node>> {
+    let running = cluster.running();
+    let number = *running.get(rng.random_range(0..running.len().max(1)))?;
+    Some(cluster.node(number))
+}
+
+async fn write(cluster: Arc<Cluster>, env: Env, writer: u64, until: Duration, state: Known) -> u64 {
+    let mut rng = env.fork_rng();
+    let began = env.moment();
+    let mut acknowledged = 0;
+    while env.moment().since(began) < until {
+        let k = rng.random_range(0..KEYS / WRITERS) * WRITERS + writer;
+        if let Some(node) = gateway(&cluster, &mut rng) {
+            let (_, begun) = known(&state, k);
+            let value = begun + 1;
+            state.lock().expect("no panics").entry(k).or_default().1 = value;
+            // With its gateway gone, an answer never comes.
+            let written = env.timeout(Duration::from_secs(20), put(&node, k, value)).await;
+            if matches!(written, Ok(Ok(_))) {
+                acknowledged += 1;
+                state.lock().expect("no panics").entry(k).or_default().0 = value;
+            }
+        }
+        env.sleep(Duration::from_millis(rng.random_range(0..80))).await;
+    }
+    acknowledged
+}
+
+fn check(k: u64, before: (u64, u64), found: u64, after: (u64, u64)) {
+    assert!(
+        found >= before.0 && found <= after.1,
+        "key {k}: read {found}; acknowledged before: {}, begun by now: {}",
+        before.0,
+        after.1
+    );
+}
+
+async fn read(cluster: Arc<Cluster>, env: Env, until: Duration, state: Known) -> u64 {
+    let mut rng = env.fork_rng();
+    let began = env.moment();
+    let mut read = 0;
+    while env.moment().since(began) < until {
+        env.sleep(Duration::from_millis(rng.random_range(0..150))).await;
+        let Some(node) = gateway(&cluster, &mut rng) else { continue };
+        let patience = Duration::from_secs(20);
+        if rng.random_bool(0.7) {
+            let k = rng.random_range(0..KEYS);
+            let before = known(&state, k);
+            if let Ok(Ok(found)) = env.timeout(patience, get(&node, k)).await {
+                check(k, before, found.unwrap_or(0), known(&state, k));
+                read += 1;
+            }
+            continue;
+        }
+        let before: Vec<_> = (0..KEYS).map(|k| known(&state, k)).collect();
+        if let Ok(Ok(found)) = env.timeout(patience, scan(&node)).await {
+            assert!(found.is_sorted_by(|a, b| a.0 < b.0), "each key once, in order: {found:?}");
+            let found: BTreeMap<u64, u64> = found.into_iter().collect();
+            for (k, before) in (0..KEYS).zip(before) {
+                check(k, before, found.get(&k).copied().unwrap_or(0), known(&state, k));
+            }
+            read += 1;
+        }
+    }
+    read
+}
+
+/// One thing that an operator or an accident does.
+async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64) {
+    let random_node = |rng: &mut StdRng| NodeId::new(rng.random_range(1..=NODES));
+    let dice = rng.random_range(0..100);
+    match dice {
+        0..15 => {
+            let running = cluster.running();
+            // Two of five may be gone; three replicas keep a majority only if one is.
+            if running.len() as u64 == NODES {
+                let number = running[rng.random_range(0..running.len())];
+                if dice < 8 {
+                    cluster.crash(number, seed ^ rng.next_u64()).await;
+                } else {
+                    cluster.stop(number).await;
+                }
+            }
+        }
+        15..32 => restart_all(cluster).await,
+        32..40 => {
+            let (a, b) = (random_node(rng), random_node(rng));
+            if dice < 36 {
+                cluster.network.cut(a, b);
+            } else {
+                cluster.network.cut_one_way(a, b);
+            }
+        }
+        40..52 => cluster.network.heal(),
+        _ => {
+            let Some(node) = gateway(cluster, rng) else { return };
+            let changing = change(node, rng);
+            // It goes on by itself when nobody waits any more.
+            env.spawn(changing);
+        }
+    }
+}
+
+async fn restart_all(cluster: &Arc<Cluster>) {
+    let running = cluster.running();
+    for number in 1..=NODES {
+        if !running.contains(&number) {
+            cluster.restart(number).await;
+        }
+    }
+}
+
+/// A change of the tablets. Any of them may fail; none may do harm.
+fn change(node: Arc<Node>, rng: &mut StdRng) -> impl Future<Output = ()> + Send + 'static {
+    let dice = rng.random_range(0..100);
+    let split_at = key(rng.random_range(1..KEYS));
+    let to = NodeId::new(rng.random_range(1..=NODES));
+    let pick = rng.next_u64();
+    let region = ["us-east", "us-west", "eu-west"][rng.random_range(0..3)];
+    async move {
+        let Ok(tablets) = node.tablets(&table_range(TABLE)).await else { return };
+        let index = usize::try_from(pick % tablets.len() as u64).expect("small");
+        let tablet = &tablets[index];
+        let outcome: Result<(), TxnError> = match dice {
+            0..35 => node.split(split_at).await.map(drop),
+            35..60 => node.transfer_leader(tablet.id, to).await,
+            60..85 => {
+                let voters = &tablet.voters;
+                let from = voters[usize::try_from(pick / 7).expect("64 bits") % voters.len()];
+                node.move_replica(tablet.id, from, to).await
+            }
+            _ => {
+                let change = PlacementChange {
+                    leader_region: Some((dice < 95).then(|| region.to_owned())),
+                    ..PlacementChange::default()
+                };
+                node.place(&tablet.range, change).await.map(drop)
+            }
+        };
+        if let Err(error) = outcome {
+            assert!(!matches!(error, TxnError::Internal(_)), "{error}");
+        }
+    }
+}
+
+/// The trace of one seed, and how many writes and reads went through.
+fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
+    let setup = Setup {
+        seed,
+        topology: "us-eu-3",
+        nodes: NODES,
+        epsilon: Duration::from_millis(seed % 8),
+        log_keep: (seed % 2 == 0).then_some(40),
+    };
+    run_setup(setup, |cluster| async move {
+        cluster.create_tablet(seed % NODES + 1).await;
+        let env: Env = cluster.world.node(10_000);
+        let until = Duration::from_secs(seconds);
+        let state = Known::default();
+        let done = Arc::new(Mutex::new((0, 0)));
+        let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
+        for client in 0..WRITERS + 2 {
+            let (cluster, state, done) =
+                (Arc::clone(&cluster), Arc::clone(&state), Arc::clone(&done));
+            let env: Env = cluster.world.node(10_001 + client);
+            clients.push(Box::pin(async move {
+                if client < WRITERS {
+                    let writes = write(cluster, env, client, until, state).await;
+                    done.lock().expect("no panics").0 += writes;
+                } else {
+                    let reads = read(cluster, env, until, state).await;
+                    done.lock().expect("no panics").1 += reads;
+                }
+            }));
+        }
+        let nemesis = async {
+            let mut rng = env.fork_rng();
+            let began = env.moment();
+            while env.moment().since(began) < until {
+                env.sleep(Duration::from_millis(rng.random_range(100..2_000))).await;
+                disturb(&cluster, &env, &mut rng, seed).await;
+            }
+        };
+        futures::join!(futures::future::join_all(clients), nemesis);
+        cluster.network.heal();
+        restart_all(&cluster).await;
+        settle(&cluster).await;
+        let node = cluster.node(1);
+        let found: BTreeMap<u64, u64> =
+            scan(&node).await.expect("the cluster serves").into_iter().collect();
+        for k in 0..KEYS {
+            let known = known(&state, k);
+            check(k, known, found.get(&k).copied().unwrap_or(0), known);
+        }
+        let (writes, reads) = *done.lock().expect("no panics");
+        (cluster.network.trace_hash(), writes, reads)
+    })
+}
+
+/// A fixed set; with `MERIDIAN_SEEDS=from..to` any other.
+#[test]
+fn tablets_change_under_faults_and_nothing_is_lost() {
+    let seeds = std::env::var("MERIDIAN_SEEDS").unwrap_or_else(|_| "0..4".to_owned());
+    let (from, to) = seeds.split_once("..").expect("MERIDIAN_SEEDS=from..to");
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    for seed in number(from)..number(to) {
+        println!("seed {seed}");
+        let (_, writes, reads) = history(seed, 30);
+        println!("seed {seed}: {writes} writes, {reads} reads");
+        assert!(writes > 100 && reads > 20, "seed {seed}: {writes} writes, {reads} reads");
+    }
+}
