@@ -9,6 +9,8 @@ pub mod raft;
 pub mod state_machine;
 pub mod tablet;
 
-pub use raft::{ConfirmError, Host, ProposeError, Replica, ReplicaStatus, Timing, birth};
+pub use raft::{
+    ConfirmError, Host, ProposeError, Replica, ReplicaStatus, Submitted, Timing, birth, death,
+};
 pub use state_machine::{Members, Position, StateMachine};
 pub use tablet::{Generation, Placement, PlacementChange, TabletDescriptor};

@@ -48,6 +48,14 @@ pub trait StateMachine: Debug + Send + Sync + 'static {
         batch: &mut WriteBatch,
     ) -> Bytes;
 
+    /// Whether the command changes what belongs to other state machines of this node. It is applied
+    /// while nothing else is.
+    fn concerns_others(&self, command: &[u8]) -> bool;
+
+    /// Whether another state machine of this node has taken over what belonged to this one. Nothing
+    /// must be applied any more.
+    fn is_over(&self) -> bool;
+
     /// The group has other members from here on.
     fn members_changed(&self, members: &Members, batch: &mut WriteBatch);
 
@@ -67,6 +75,18 @@ pub trait StateMachine: Debug + Send + Sync + 'static {
     /// # Errors
     /// When the rows belong to somebody else on this node, who has to give them up first.
     fn offered(&self, records: &[(Vec<u8>, Vec<u8>)]) -> io::Result<KeyRange>;
+
+    /// An image with these records is about to replace the state: adds what ends the others that it
+    /// takes over.
+    ///
+    /// # Errors
+    /// When their records can't be read.
+    fn take_over(
+        &self,
+        records: &[(Vec<u8>, Vec<u8>)],
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> io::Result<()>;
 
     /// The state was replaced by the image; `view` shows the new one.
     ///

@@ -151,7 +151,8 @@ impl LogStore {
         self.submit(group, Change::PutMeta(meta, value), done);
     }
 
-    /// Removes the group with everything that it keeps.
+    /// Removes the group with everything that it keeps, but for its vote: a replica that comes back
+    /// must not vote twice in one term.
     pub fn remove_group(&self, group: TabletId, done: Done) {
         self.submit(group, Change::Remove, done);
     }

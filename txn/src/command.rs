@@ -1,6 +1,8 @@
 //! What tablets are asked to do and what their logs hold.
 
-use meridian_replication::{Placement, TabletDescriptor};
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_replication::{Generation, Placement, TabletDescriptor};
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::Timestamp;
 use serde::de::DeserializeOwned;
@@ -141,6 +143,9 @@ pub struct ScanResult {
 /// An entry of a tablet's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Command {
+    /// Take in the right neighbour: the staged parts of it become rows, its range this tablet's. The
+    /// first variant, so that its encoding can be told by its first byte.
+    Absorb(Absorb),
     /// Validate and write at `at`.
     Write { at: Timestamp, request: WriteRequest },
     /// From now on, refuse writes that were planned under an older schema version of the table.
@@ -149,8 +154,54 @@ pub(crate) enum Command {
     Split { key: Vec<u8>, child: TabletId },
     /// Where the replicas should be; the leaders see to it.
     Place { placement: Placement, preferred_leader: NodeId, target: Target },
-    /// Serve nothing any more: the tablet's table was dropped.
+    /// The same within the present placement, unless the replicas are on their way already or
+    /// anything else has changed since `generation`.
+    Move { generation: Generation, preferred_leader: NodeId, target: Target },
+    /// Who should lead.
+    Prefer { leader: NodeId },
+    /// Serve nothing, because the left neighbour is to absorb this tablet.
+    Freeze { into: TabletId },
+    /// Serve again: it can't.
+    Thaw,
+    /// A part of what is to be absorbed; the first one puts those staged before away.
+    Stage { content: Content, part: u64, versions: Versions },
+    /// Serve nothing any more: the tablet's table was dropped, or it was absorbed.
     Retire,
+}
+
+/// Versions of rows: key, timestamp, value.
+pub(crate) type Versions = Vec<(Vec<u8>, Timestamp, Option<Vec<u8>>)>;
+
+/// What a tablet takes in with its right neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Absorb {
+    /// Above everything that was assigned or promised in either tablet.
+    pub(crate) at: Timestamp,
+    /// The generation of the tablet that absorbs; it is refused in any other.
+    pub(crate) generation: Generation,
+    pub(crate) right: TabletDescriptor,
+    pub(crate) fences: BTreeMap<u64, u64>,
+    /// The tablets that the neighbour has absorbed.
+    pub(crate) absorbed: BTreeSet<TabletId>,
+    /// What was staged, and in how many parts.
+    pub(crate) content: Content,
+    pub(crate) parts: u64,
+}
+
+/// What a frozen tablet holds: the same for as long as it is frozen, and something else after it
+/// was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    pub(crate) tablet: TabletId,
+    pub(crate) generation: Generation,
+    pub(crate) last_write: Timestamp,
+}
+
+impl Command {
+    /// Whether encoded bytes are an [`Absorb`].
+    pub(crate) fn is_absorb(encoded: &[u8]) -> bool {
+        encoded.first() == Some(&0)
+    }
 }
 
 /// What applying a [`Command`] came to; the same on every replica.
@@ -194,12 +245,43 @@ pub(crate) enum Request {
         preferred_leader: NodeId,
         target: Target,
     },
+    Move {
+        tablet: TabletId,
+        generation: Generation,
+        preferred_leader: NodeId,
+        target: Target,
+    },
+    Prefer {
+        tablet: TabletId,
+        leader: NodeId,
+    },
     /// Hand leadership to that node and wait until it leads.
     Transfer {
         tablet: TabletId,
         to: NodeId,
     },
     Retire {
+        tablet: TabletId,
+    },
+    /// Freeze a tablet, to be merged into its left neighbour.
+    Freeze {
+        tablet: TabletId,
+        into: TabletId,
+    },
+    Stage {
+        tablet: TabletId,
+        content: Content,
+        part: u64,
+        versions: Versions,
+    },
+    /// Absorb the right neighbour. The timestamp is the highest that was assigned or promised there;
+    /// the leader assigns one above it.
+    Absorb {
+        tablet: TabletId,
+        absorb: Absorb,
+    },
+    /// A tablet's present descriptor, from its leader.
+    Describe {
         tablet: TabletId,
     },
     /// Close a replica and delete its data; only after the tablet was retired.

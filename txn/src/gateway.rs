@@ -10,7 +10,8 @@ use meridian_truetime::{Elapsed, EnvironmentExt, Moment, Timestamp};
 use serde::de::DeserializeOwned;
 
 use crate::command::{
-    Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode,
+    Absorb, Content, Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, Versions,
+    WriteRequest, decode, encode,
 };
 use crate::directory::{
     DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, table_of, tablet_counter_key,
@@ -29,6 +30,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long a replica may take to move, before whoever waits for it is told that it goes on.
 const MOVE: Duration = Duration::from_mins(2);
+
+/// How large a part of a tablet is that is staged in another's log.
+const PART: usize = 256 << 10;
 
 /// The first pause after every replica was asked in vain, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
@@ -280,8 +284,80 @@ impl Node {
     /// # Errors
     /// [`TxnError::Refused`] when it has no such neighbour.
     pub async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
-        let _ = tablet;
-        Err(TxnError::Internal("merging isn't there yet".into()))
+        let deadline = self.env().moment().plus(MOVE);
+        let mut merging = None;
+        loop {
+            let left = self.known(tablet).await?;
+            if merging.is_some_and(|right| self.directory().is_gone(right)) {
+                return Ok(tablet);
+            }
+            let end = left.range.end.clone().filter(|end| table_of(&left.range).contains(end));
+            let Some(end) = end else {
+                return Err(TxnError::refused(
+                    format!("{tablet} is the last of its table"),
+                    "A tablet is merged with its right neighbour: name the one on the left.",
+                ));
+            };
+            let right = self.tablet_of(&end).await?;
+            merging = Some(right.id);
+            let freeze = Request::Freeze { tablet: right.id, into: tablet };
+            let frozen = self.ask_leader::<Timestamp>(right.id, freeze, Effect::Repeatable).await;
+            match frozen {
+                // The right one's leader does the rest, and may be over by now.
+                Ok(_)
+                | Err(
+                    TxnError::Moved { .. }
+                    | TxnError::NoSuchTablet { .. }
+                    | TxnError::Unknown { .. },
+                ) => {}
+                Err(error @ TxnError::Unavailable { .. }) => {
+                    self.pause(PAUSE.1, deadline, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+            let late = TxnError::Unavailable { tablet, reason: "it is still being merged".into() };
+            self.pause(PAUSE.1 / 4, deadline, late).await?;
+        }
+    }
+
+    /// A tablet's descriptor as its leader has it.
+    pub(crate) async fn describe(&self, tablet: TabletId) -> Result<TabletDescriptor, TxnError> {
+        self.ask_leader(tablet, Request::Describe { tablet }, Effect::Repeatable).await
+    }
+
+    /// Stages what this node holds of `range` in the log of another tablet; in how many parts.
+    pub(crate) async fn stage(
+        &self,
+        tablet: TabletId,
+        content: Content,
+        range: &KeyRange,
+    ) -> Result<u64, TxnError> {
+        let view = self.storage().data.snapshot()?;
+        let mut rows = view.versions(range)?.peekable();
+        let mut part = 0;
+        while part == 0 || rows.peek().is_some() {
+            let (mut versions, mut size) = (Versions::new(), 0);
+            while size < PART
+                && let Some(version) = rows.next()
+            {
+                let (key, at, value) = version?;
+                size += key.len() + value.as_ref().map_or(0, Vec::len) + 16;
+                versions.push((key, at, value));
+            }
+            let stage = Request::Stage { tablet, content, part, versions };
+            self.ask_leader::<Timestamp>(tablet, stage, Effect::Repeatable).await?;
+            part += 1;
+        }
+        Ok(part)
+    }
+
+    pub(crate) async fn ask_to_absorb(
+        &self,
+        tablet: TabletId,
+        absorb: Absorb,
+    ) -> Result<Timestamp, TxnError> {
+        let request = Request::Absorb { tablet, absorb };
+        self.ask_leader(tablet, request, Effect::Once).await
     }
 
     /// Changes where the replicas of a range's tablets should be, after splitting at the range's
@@ -383,11 +459,8 @@ impl Node {
                 "Change its placement with meridian.place.",
             ));
         }
-        let target =
-            Target { voters: descriptor.voters.clone(), read_only: descriptor.read_only.clone() };
-        let placement = descriptor.placement;
-        let place = Request::Place { tablet, placement, preferred_leader: node, target };
-        self.ask_leader::<Timestamp>(tablet, place, Effect::Repeatable).await?;
+        let prefer = Request::Prefer { tablet, leader: node };
+        self.ask_leader::<Timestamp>(tablet, prefer, Effect::Repeatable).await?;
         let transfer = Request::Transfer { tablet, to: node };
         self.ask_leader::<()>(tablet, transfer, Effect::Repeatable).await?;
         self.set_leader_hint(tablet, node);
@@ -405,7 +478,34 @@ impl Node {
         from: NodeId,
         to: NodeId,
     ) -> Result<(), TxnError> {
-        let descriptor = self.known(tablet).await?;
+        let deadline = self.env().moment().plus(MOVE);
+        loop {
+            let descriptor = self.known(tablet).await?;
+            let target = self.moved(&descriptor, from, to)?;
+            let leads = descriptor.preferred_leader;
+            let preferred_leader = if leads == from { to } else { leads };
+            let generation = descriptor.generation;
+            let settled = target.clone();
+            let change = Request::Move { tablet, generation, preferred_leader, target };
+            match self.ask_leader::<Timestamp>(tablet, change, Effect::Repeatable).await {
+                Ok(_) => return self.settled(tablet, &settled).await,
+                // Something else changed, or is on its way: one change at a time.
+                Err(error @ (TxnError::Moved { .. } | TxnError::Unavailable { .. })) => {
+                    self.pause(PAUSE.1, deadline, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The replicas after one has moved.
+    fn moved(
+        &self,
+        descriptor: &TabletDescriptor,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<Target, TxnError> {
+        let tablet = descriptor.id;
         let hint = "meridian.tablets shows where its replicas are.";
         let Some(member) = self.members().iter().find(|member| member.id == to) else {
             return Err(TxnError::refused(
@@ -427,17 +527,13 @@ impl Node {
                 "Change its placement with meridian.place.",
             ));
         }
-        let moved = |nodes: &[NodeId]| -> Vec<NodeId> {
+        let replaced = |nodes: &[NodeId]| -> Vec<NodeId> {
             nodes.iter().map(|node| if *node == from { to } else { *node }).collect()
         };
-        let target =
-            Target { voters: moved(&descriptor.voters), read_only: moved(&descriptor.read_only) };
-        let leads = descriptor.preferred_leader;
-        let preferred_leader = if leads == from { to } else { leads };
-        let placement = descriptor.placement;
-        let place = Request::Place { tablet, placement, preferred_leader, target: target.clone() };
-        self.ask_leader::<Timestamp>(tablet, place, Effect::Repeatable).await?;
-        self.settled(tablet, &target).await
+        Ok(Target {
+            voters: replaced(&descriptor.voters),
+            read_only: replaced(&descriptor.read_only),
+        })
     }
 
     /// Waits until a tablet's replicas are where they should be.

@@ -6,7 +6,7 @@
 //! a split yet still holds what belongs to the new tablet elsewhere; the new tablet's replica here
 //! then has to wait until it has (and is born by that), before it may take an image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use meridian_storage::{KeyRange, TabletId};
@@ -28,25 +28,59 @@ struct Claim {
 
 /// The claims of a node's replicas.
 #[derive(Debug, Default)]
-pub(crate) struct Holdings(Mutex<BTreeMap<TabletId, Claim>>);
+pub(crate) struct Holdings(Mutex<Claims>);
+
+#[derive(Debug, Default)]
+struct Claims {
+    all: BTreeMap<TabletId, Claim>,
+    /// Replicas whose rows were taken over by another's; they are about to be removed.
+    over: BTreeSet<TabletId>,
+}
 
 impl Holdings {
     /// The replica covers `range` from now on.
     pub(crate) fn hold(&self, tablet: TabletId, range: Option<KeyRange>) {
-        self.lock().insert(tablet, Claim { held: range, offered: None });
+        self.lock().all.insert(tablet, Claim { held: range, offered: None });
     }
 
-    /// Claims `range` for an image that is to come.
-    pub(crate) fn offer(&self, tablet: TabletId, range: KeyRange) -> Result<(), Overlap> {
+    /// Claims `range` for an image that is to come, of a tablet that has absorbed others: those may
+    /// still be there.
+    pub(crate) fn offer(
+        &self,
+        tablet: TabletId,
+        range: KeyRange,
+        absorbed: &BTreeSet<TabletId>,
+    ) -> Result<(), Overlap> {
         let mut claims = self.lock();
-        free(&claims, tablet, &range)?;
-        claims.entry(tablet).or_default().offered = Some(range);
+        free(&claims.all, tablet, &range, absorbed)?;
+        claims.all.entry(tablet).or_default().offered = Some(range);
         Ok(())
+    }
+
+    /// The replicas of these tablets that are here, each with what it holds.
+    pub(crate) fn here(&self, tablets: &BTreeSet<TabletId>) -> Vec<(TabletId, Option<KeyRange>)> {
+        let claims = self.lock();
+        let here = claims.all.iter().filter(|(tablet, _)| tablets.contains(tablet));
+        here.map(|(tablet, claim)| (*tablet, claim.held.clone())).collect()
+    }
+
+    /// Another replica has taken over what these held.
+    pub(crate) fn end(&self, tablets: &[TabletId]) {
+        let mut claims = self.lock();
+        for tablet in tablets {
+            claims.all.remove(tablet);
+            claims.over.insert(*tablet);
+        }
+    }
+
+    /// Whether another replica has taken over what this one held.
+    pub(crate) fn is_over(&self, tablet: TabletId) -> bool {
+        self.lock().over.contains(&tablet)
     }
 
     /// Whether a replica could be opened that will cover `range`.
     pub(crate) fn is_free(&self, tablet: TabletId, range: &KeyRange) -> Result<(), Overlap> {
-        free(&self.lock(), tablet, range)
+        free(&self.lock().all, tablet, range, &BTreeSet::new())
     }
 
     /// One replica's range became two.
@@ -58,16 +92,18 @@ impl Holdings {
         childs: KeyRange,
     ) {
         let mut claims = self.lock();
-        claims.insert(parent, Claim { held: Some(parents), offered: None });
-        claims.insert(child, Claim { held: Some(childs), offered: None });
+        claims.all.insert(parent, Claim { held: Some(parents), offered: None });
+        claims.all.insert(child, Claim { held: Some(childs), offered: None });
     }
 
     /// The replica is gone.
     pub(crate) fn release(&self, tablet: TabletId) {
-        self.lock().remove(&tablet);
+        let mut claims = self.lock();
+        claims.all.remove(&tablet);
+        claims.over.remove(&tablet);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TabletId, Claim>> {
+    fn lock(&self) -> MutexGuard<'_, Claims> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,11 +112,14 @@ fn free(
     claims: &BTreeMap<TabletId, Claim>,
     tablet: TabletId,
     range: &KeyRange,
+    absorbed: &BTreeSet<TabletId>,
 ) -> Result<(), Overlap> {
     let overlaps = |claim: &Claim| {
         [&claim.held, &claim.offered].into_iter().flatten().any(|claimed| claimed.overlaps(range))
     };
-    let other = claims.iter().find(|(other, claim)| **other != tablet && overlaps(claim));
+    let other = claims
+        .iter()
+        .find(|(other, claim)| **other != tablet && !absorbed.contains(other) && overlaps(claim));
     match other {
         Some((&holder, _)) => Err(Overlap { holder }),
         None => Ok(()),
@@ -100,18 +139,33 @@ mod tests {
 
     #[test]
     fn a_child_waits_for_a_parent_that_lags() {
-        let holdings = Holdings::default();
+        let (holdings, none) = (Holdings::default(), BTreeSet::new());
         holdings.hold(PARENT, Some(range(0, 9)));
         holdings.hold(CHILD, None);
-        assert_eq!(holdings.offer(CHILD, range(5, 9)), Err(Overlap { holder: PARENT }));
+        assert_eq!(holdings.offer(CHILD, range(5, 9), &none), Err(Overlap { holder: PARENT }));
         assert_eq!(holdings.is_free(CHILD, &range(5, 9)), Err(Overlap { holder: PARENT }));
         // An image behind the split makes room as well as the split itself does.
-        holdings.offer(PARENT, range(0, 5)).expect("its own rows");
-        assert!(holdings.offer(CHILD, range(5, 9)).is_err(), "the image is not there yet");
+        holdings.offer(PARENT, range(0, 5), &none).expect("its own rows");
+        assert!(holdings.offer(CHILD, range(5, 9), &none).is_err(), "the image is not there yet");
         holdings.hold(PARENT, Some(range(0, 5)));
-        holdings.offer(CHILD, range(5, 9)).expect("nobody's");
-        assert_eq!(holdings.offer(PARENT, range(0, 9)), Err(Overlap { holder: CHILD }));
+        holdings.offer(CHILD, range(5, 9), &none).expect("nobody's");
+        assert_eq!(holdings.offer(PARENT, range(0, 9), &none), Err(Overlap { holder: CHILD }));
         holdings.release(CHILD);
-        holdings.offer(PARENT, range(0, 9)).expect("nobody's again");
+        holdings.offer(PARENT, range(0, 9), &none).expect("nobody's again");
+    }
+
+    #[test]
+    fn what_was_absorbed_makes_room() {
+        let (holdings, none) = (Holdings::default(), BTreeSet::new());
+        let absorbed = BTreeSet::from([CHILD]);
+        holdings.hold(PARENT, Some(range(0, 5)));
+        holdings.hold(CHILD, Some(range(5, 9)));
+        assert!(holdings.offer(PARENT, range(0, 9), &none).is_err());
+        holdings.offer(PARENT, range(0, 9), &absorbed).expect("the child is no more");
+        assert_eq!(holdings.here(&absorbed), [(CHILD, Some(range(5, 9)))]);
+        holdings.end(&[CHILD]);
+        assert!(holdings.is_over(CHILD) && !holdings.is_over(PARENT));
+        holdings.release(CHILD);
+        assert!(!holdings.is_over(CHILD));
     }
 }

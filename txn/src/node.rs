@@ -393,10 +393,15 @@ impl Node {
         let Some(removed) = removed else { return Ok(()) };
         let removed_log = self.host.remove(tablet).await;
         removed_log.map_err(|error| TxnError::Internal(error.to_string()))?;
-        let range = removed.machine().state().map(|state| state.descriptor.range);
-        let batch = removal(tablet, range, &self.storage.data.snapshot()?)?;
-        self.storage.data.commit(batch)?;
-        self.holdings.release(tablet);
-        Ok(())
+        // Alone: another tablet may be about to take over what this one held.
+        self.host.alone(|| {
+            if !self.holdings.is_over(tablet) {
+                let range = removed.machine().state().map(|state| state.descriptor.range);
+                let batch = removal(tablet, range, &self.storage.data.snapshot()?)?;
+                self.storage.data.commit(batch)?;
+            }
+            self.holdings.release(tablet);
+            Ok(())
+        })
     }
 }

@@ -41,6 +41,9 @@ pub struct Oracle {
     pending: BTreeMap<Timestamp, bool>,
     /// Every write at or below is visible or will never be.
     visible: Timestamp,
+    /// Strong reads are no older: what came with another tablet may have been acknowledged there up
+    /// to here.
+    absorbed: Timestamp,
 }
 
 impl Oracle {
@@ -49,7 +52,12 @@ impl Oracle {
     #[must_use]
     pub fn new(last_applied: Timestamp) -> Self {
         let pending = BTreeMap::from([(last_applied, false)]);
-        Self { floor: last_applied, pending, visible: last_applied.prev() }
+        Self {
+            floor: last_applied,
+            pending,
+            visible: last_applied.prev(),
+            absorbed: Timestamp::MIN,
+        }
     }
 
     /// A timestamp for the next write: no lower than `at_least` (`TT.now().latest` when the request
@@ -96,6 +104,14 @@ impl Oracle {
         self.floor = self.floor.max(at);
     }
 
+    /// A timestamp, pending, for taking in another tablet, above everything that was assigned or
+    /// promised there too. Strong reads are no older from here on.
+    pub fn absorb(&mut self, at_least: Timestamp) -> Timestamp {
+        let at = self.assign(at_least);
+        self.absorbed = at;
+        at
+    }
+
     /// Whether a read at `at` has to wait for a write that is pending at or below it.
     #[must_use]
     pub fn must_wait(&self, at: Timestamp) -> bool {
@@ -105,7 +121,7 @@ impl Oracle {
     /// The timestamp of a strong read that has to see everything up to `min`: the newest that needs
     /// no wait, if that is enough.
     pub fn strong_read(&mut self, min: Timestamp) -> Timestamp {
-        let at = self.visible.max(min);
+        let at = self.visible.max(self.absorbed).max(min);
         self.promise(at);
         at
     }
@@ -123,6 +139,18 @@ mod tests {
         let mut oracle = Oracle::new(ts(100));
         oracle.release(ts(100));
         oracle
+    }
+
+    #[test]
+    fn after_taking_in_another_tablet_strong_reads_see_what_was_acknowledged_there() {
+        let mut oracle = oracle();
+        // Acknowledged at 150 in the other, where readers were promised up to 160.
+        let at = oracle.absorb(ts(161));
+        assert_eq!(at, ts(161));
+        let read = oracle.strong_read(ts(0));
+        assert!(read >= ts(160) && oracle.must_wait(read));
+        oracle.release(at);
+        assert!(!oracle.must_wait(read));
     }
 
     #[test]

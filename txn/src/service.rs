@@ -101,8 +101,30 @@ impl Node {
                 let place = Command::Place { placement, preferred_leader, target };
                 answer(self.serve_command(tablet, place).await)
             }
+            Request::Move { tablet, generation, preferred_leader, target } => {
+                let change = Command::Move { generation, preferred_leader, target };
+                answer(self.serve_command(tablet, change).await)
+            }
+            Request::Prefer { tablet, leader } => {
+                answer(self.serve_command(tablet, Command::Prefer { leader }).await)
+            }
             Request::Transfer { tablet, to } => answer(match self.tablet(tablet) {
                 Ok(tablet) => tablet.transfer(to).await,
+                Err(error) => Err(error),
+            }),
+            Request::Freeze { tablet, into } => {
+                answer(self.serve_command(tablet, Command::Freeze { into }).await)
+            }
+            Request::Stage { tablet, content, part, versions } => {
+                let stage = Command::Stage { content, part, versions };
+                answer(self.serve_command(tablet, stage).await)
+            }
+            Request::Absorb { tablet, absorb } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.absorb(absorb).await,
+                Err(error) => Err(error),
+            }),
+            Request::Describe { tablet } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.confirm().await.map(|()| tablet.descriptor()),
                 Err(error) => Err(error),
             }),
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use meridian_replication::TabletDescriptor;
 use meridian_storage::{NodeId, TabletId};
-use meridian_truetime::{EnvironmentExt, Timestamp};
+use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::command::{Command, ReadAt, ReadSet, WriteRequest};
+use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, WriteRequest};
 use crate::directory::{
     DirectoryRow, SYSTEM_TABLET, directory_delete, directory_key, directory_put, directory_row,
 };
@@ -45,6 +45,16 @@ pub(crate) async fn follow_events(node: Weak<Node>, mut events: UnboundedReceive
                 if let Err(error) = node.open_child(parent, &child).await {
                     tracing::warn!(tablet = %child.id, %error, "a new tablet was not opened");
                 }
+            }
+            Event::Over(tablet) => {
+                tracing::info!(node = %node.id(), %tablet, "was absorbed");
+                let removing = Arc::clone(&node);
+                // Not here: ending a replica may take as long as its network does.
+                node.env().spawn(async move {
+                    if let Err(error) = removing.remove_tablet(tablet).await {
+                        tracing::warn!(%tablet, %error, "what is left of it was not removed");
+                    }
+                });
             }
             Event::Changed(tablet) => {
                 if let Ok(tablet) = node.tablet(tablet) {
@@ -90,6 +100,9 @@ async fn round(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
         return Ok(());
     }
     enter(node, tablet, state).await?;
+    if let Some(into) = state.frozen {
+        return merge(node, tablet, state, into).await;
+    }
     if state.joint || state.target.is_some() {
         return move_replicas(node, tablet, state).await;
     }
@@ -154,6 +167,65 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
         node.directory().learn([DirectoryRow::Live(state.descriptor.clone())]);
         tablet.set_entered(state.descriptor.generation);
     }
+    Ok(())
+}
+
+/// Takes a merge one step on: this tablet is frozen, so that its left neighbour absorbs it.
+async fn merge(
+    node: &Arc<Node>,
+    tablet: &Tablet,
+    state: &State,
+    into: TabletId,
+) -> Result<(), TxnError> {
+    let right = &state.descriptor;
+    let left = match node.describe(into).await {
+        Ok(left) => left,
+        Err(TxnError::NoSuchTablet { .. }) if node.directory().is_gone(into) => {
+            return tablet.command(Command::Thaw).await.map(drop);
+        }
+        Err(error) => return Err(error),
+    };
+    if left.range.contains(&right.range.start) {
+        leave(node, right.id).await?;
+        return tablet.command(Command::Retire).await.map(drop);
+    }
+    if left.range.end.as_ref() != Some(&right.range.start) {
+        // What was asked to absorb this tablet as it is now would be refused: its generation is
+        // another.
+        return tablet.command(Command::Thaw).await.map(drop);
+    }
+    tracing::info!(%into, tablet = %right.id, "merges");
+    // Nobody must see there what nobody could have seen here.
+    wait_until_after(&**node.env(), &**node.clock(), state.last_write).await;
+    let promised = tablet.floor().unwrap_or(Timestamp::MIN).max(state.last_write);
+    let content =
+        Content { tablet: right.id, generation: right.generation, last_write: state.last_write };
+    let parts = node.stage(into, content, &right.range).await?;
+    let absorb = Absorb {
+        at: promised,
+        generation: left.generation,
+        right: right.clone(),
+        fences: state.fences.clone(),
+        absorbed: state.absorbed.clone(),
+        content,
+        parts,
+    };
+    node.ask_to_absorb(into, absorb).await?;
+    leave(node, right.id).await?;
+    tablet.command(Command::Retire).await.map(drop)
+}
+
+/// Says in the directory that a tablet is gone.
+async fn leave(node: &Arc<Node>, tablet: TabletId) -> Result<(), TxnError> {
+    let request = WriteRequest {
+        tablet: SYSTEM_TABLET,
+        schema: Vec::new(),
+        reads: ReadSet::default(),
+        mutations: vec![directory_delete(tablet)?],
+        after: Timestamp::MIN,
+    };
+    node.write(request).await?;
+    node.directory().learn([DirectoryRow::Gone(tablet)]);
     Ok(())
 }
 

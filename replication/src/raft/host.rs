@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use meridian_storage::{NodeId, Storage, TabletId, WriteBatch};
 use meridian_truetime::Env;
@@ -27,6 +27,8 @@ pub struct Host {
     storage: Storage,
     transport: Arc<dyn Transport>,
     timing: Timing,
+    /// Held alone while what concerns several groups is applied.
+    applying: Arc<RwLock<()>>,
     replicas: Arc<Replicas>,
 }
 
@@ -47,7 +49,7 @@ impl Host {
     ) -> Self {
         let replicas = Arc::new(Replicas::default());
         registry.register(SERVICE, Arc::new(RaftService::new(Arc::clone(&replicas))));
-        Self { node, env, storage, transport, timing, replicas }
+        Self { node, env, storage, transport, timing, applying: Arc::default(), replicas }
     }
 
     /// Starts this node's replica of `group`, new or as its files have it.
@@ -63,7 +65,8 @@ impl Host {
             return Ok(replica);
         }
         let env = Arc::clone(&self.env);
-        let adapter = Machine::open(env, group, self.storage.data.clone(), Arc::clone(&machine))?;
+        let (data, applying) = (self.storage.data.clone(), Arc::clone(&self.applying));
+        let adapter = Machine::open(env, group, data, Arc::clone(&machine), applying)?;
         let log = GroupLog::new(self.storage.logs.clone(), group);
         let network = Network {
             env: Arc::clone(&self.env),
@@ -78,6 +81,12 @@ impl Host {
         let replica = Replica { group, node: self.node, raft, machine };
         lock(&self.replicas).insert(group, replica.clone());
         Ok(replica)
+    }
+
+    /// Keeps everything from being applied on this node while `change` runs.
+    pub fn alone<T>(&self, change: impl FnOnce() -> T) -> T {
+        let _alone = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+        change()
     }
 
     /// Waits until everything that was applied or recorded so far is durable.

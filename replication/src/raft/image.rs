@@ -70,15 +70,15 @@ impl Image {
         }
     }
 
-    /// The batch that replaces a replica's state, the rows of `ranges` and the records, by this
+    /// Adds to a batch what replaces a replica's state, the rows of `ranges` and the records, by this
     /// image.
-    pub(crate) fn into_batch(
+    pub(crate) fn add_to(
         self,
+        batch: &mut WriteBatch,
         old: &DataSnapshot,
         ranges: impl IntoIterator<Item = KeyRange>,
         records: &[u8],
-    ) -> io::Result<WriteBatch> {
-        let mut batch = WriteBatch::default();
+    ) -> io::Result<()> {
         for range in ranges {
             batch.clear_range(range);
         }
@@ -112,7 +112,7 @@ impl Image {
             }
             hasher.update(&bytes);
         }
-        if complete { Ok(batch) } else { Err(invalid("a snapshot ends too early")) }
+        if complete { Ok(()) } else { Err(invalid("a snapshot ends too early")) }
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -62,6 +62,33 @@ pub fn birth(group: TabletId, members: &Members, batch: &mut WriteBatch) -> io::
     Ok(())
 }
 
+/// Adds to a batch what ends a group on this node, beside its state machine's own records.
+pub fn death(group: TabletId, batch: &mut WriteBatch) {
+    batch.delete_record(applied_record(group));
+}
+
+/// Held while something is applied.
+enum Guards<'l> {
+    #[expect(dead_code, reason = "held")]
+    Shared(RwLockReadGuard<'l, ()>),
+    #[expect(dead_code, reason = "held")]
+    Alone(RwLockWriteGuard<'l, ()>),
+}
+
+impl<'l> Guards<'l> {
+    fn take(applying: &'l RwLock<()>, alone: bool) -> Self {
+        if alone {
+            Self::Alone(applying.write().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            Self::Shared(applying.read().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+}
+
+fn taken_over() -> io::Error {
+    io::Error::other("another tablet has taken over what this replica held")
+}
+
 /// How far a replica has applied its log; one record per group.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Applied {
@@ -83,6 +110,8 @@ struct Shared {
     group: TabletId,
     data: DataStore,
     machine: Arc<dyn StateMachine>,
+    /// Held alone by what concerns several groups of the node.
+    applying: Arc<RwLock<()>>,
     applied: Mutex<Applied>,
 }
 
@@ -116,6 +145,7 @@ impl Machine {
         group: TabletId,
         data: DataStore,
         machine: Arc<dyn StateMachine>,
+        applying: Arc<RwLock<()>>,
     ) -> io::Result<Self> {
         let snapshot = data.snapshot().map_err(to_io)?;
         let applied = match snapshot.record(&applied_record(group)).map_err(to_io)? {
@@ -123,13 +153,21 @@ impl Machine {
             None => Applied::default(),
         };
         let applied = Mutex::new(applied);
-        Ok(Self(Arc::new(Shared { env, group, data, machine, applied })))
+        Ok(Self(Arc::new(Shared { env, group, data, machine, applying, applied })))
     }
 
     /// Applies one entry: its effects and the `applied` record in one batch.
     fn apply_entry(&self, entry: &super::types::Entry) -> io::Result<Bytes> {
         let shared = &self.0;
         let log_id = entry.log_id();
+        let concerns_others = match &entry.payload {
+            EntryPayload::Normal(command) => shared.machine.concerns_others(&command.0),
+            _ => false,
+        };
+        let _guards = Guards::take(&shared.applying, concerns_others);
+        if shared.machine.is_over() {
+            return Err(taken_over());
+        }
         let mut applied = shared.applied();
         assert!(applied.last < Some(log_id), "an entry is applied once, in order");
         let mut batch = WriteBatch::default();
@@ -192,17 +230,27 @@ impl RaftStateMachine<RaftTypes> for Machine {
         image: Image,
     ) -> Result<(), io::Error> {
         let shared = &self.0;
-        let applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
-        let old = shared.data.snapshot().map_err(to_io)?;
-        let incoming = shared.machine.offered(&image.records()?)?;
-        let ranges = shared.machine.range().into_iter().chain([incoming]);
-        let mut batch = image.into_batch(&old, ranges, &shared.machine.records())?;
-        drop(old);
-        batch.put_record(applied_record(shared.group), encode(&applied)?.to_vec());
-        shared.data.commit(batch).map_err(to_io)?;
-        let view = shared.data.snapshot().map_err(to_io)?;
-        shared.machine.restored(&view)?;
-        shared.set_applied(applied);
+        {
+            let _guards = Guards::take(&shared.applying, true);
+            if shared.machine.is_over() {
+                return Err(taken_over());
+            }
+            let applied =
+                Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
+            let old = shared.data.snapshot().map_err(to_io)?;
+            let records = image.records()?;
+            let incoming = shared.machine.offered(&records)?;
+            let ranges = shared.machine.range().into_iter().chain([incoming]);
+            let mut batch = WriteBatch::default();
+            shared.machine.take_over(&records, &old, &mut batch)?;
+            image.add_to(&mut batch, &old, ranges, &shared.machine.records())?;
+            drop(old);
+            batch.put_record(applied_record(shared.group), encode(&applied)?.to_vec());
+            shared.data.commit(batch).map_err(to_io)?;
+            let view = shared.data.snapshot().map_err(to_io)?;
+            shared.machine.restored(&view)?;
+            shared.set_applied(applied);
+        }
         // openraft purges the log after this.
         flush(&shared.data).await
     }

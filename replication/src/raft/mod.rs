@@ -33,6 +33,6 @@ mod timing;
 mod types;
 
 pub use host::Host;
-pub use machine::birth;
+pub use machine::{birth, death};
 pub use replica::{ConfirmError, ProposeError, Replica, ReplicaStatus, Submitted};
 pub use timing::Timing;

@@ -146,7 +146,9 @@ impl<'a> Tables<'a> {
             }
             Change::Remove => {
                 self.remove(Bound::Included((group, 0)), (group, u64::MAX))?;
-                self.meta.retain_in((group, u8::MIN)..=(group, u8::MAX), |_, _| false)?;
+                let vote = LogMeta::Vote as u8;
+                let all = (group, u8::MIN)..=(group, u8::MAX);
+                self.meta.retain_in(all, |(_, meta), _| meta == vote)?;
                 self.purged.remove(group)?;
             }
         }

@@ -207,7 +207,11 @@ impl LogMemory {
             }
             Change::Remove => {
                 self.cut(id, |group| group.shrink_to(None));
-                self.groups.remove(&id);
+                let vote = self.groups.remove(&id).and_then(|group| group.meta(LogMeta::Vote));
+                if let Some(vote) = vote {
+                    let meta = BTreeMap::from([(LogMeta::Vote, vote)]);
+                    self.groups.insert(id, Group::new(None, None, meta));
+                }
             }
         }
         self.submitted = sequence;

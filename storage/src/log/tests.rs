@@ -103,7 +103,9 @@ impl Model {
                 store.put_meta(id, *meta, value, done);
             }
             Step::Remove => {
-                self.groups.remove(&id);
+                let vote = group.meta.remove(&LogMeta::Vote);
+                let meta = vote.map(|vote| (LogMeta::Vote, vote)).into_iter().collect();
+                *group = ModelGroup { meta, ..ModelGroup::default() };
                 store.remove_group(id, done);
             }
             Step::Wait => done(Ok(())),

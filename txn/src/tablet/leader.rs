@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meridian_replication::{ConfirmError, Generation, ProposeError, Replica, TabletDescriptor};
+use meridian_replication::{
+    ConfirmError, Generation, ProposeError, Replica, Submitted, TabletDescriptor,
+};
 use meridian_storage::{DataSnapshot, DataStore, KeyRange, NodeId, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_after};
 use tokio::sync::{oneshot, watch};
 
 use super::machine::TabletMachine;
-use crate::command::{Command, Outcome, ReadAt, WriteRequest, decode, encode};
+use crate::command::{Absorb, Command, Outcome, ReadAt, WriteRequest, decode, encode};
 use crate::error::TxnError;
 use crate::oracle::Oracle;
 
@@ -322,6 +324,17 @@ impl Tablet {
             };
             (at, submitted)
         };
+        self.finish(&leadership, at, submitted).await
+    }
+
+    /// Waits until what was logged at `at` is applied and visible; the outcome.
+    async fn finish(
+        &self,
+        leadership: &Leadership,
+        at: Timestamp,
+        submitted: Result<Submitted, ProposeError>,
+    ) -> Outcome {
+        let inner = &self.inner;
         let answer = match submitted {
             Ok(submitted) => submitted.outcome().await,
             Err(error) => Err(error),
@@ -342,7 +355,7 @@ impl Tablet {
         leadership.release(at);
         // A committed write stays committed when the leadership ends: the next leader shows nothing
         // before its timestamp has passed.
-        self.wait(&leadership, |oracle| oracle.visible() >= at).await;
+        self.wait(leadership, |oracle| oracle.visible() >= at).await;
         outcome
     }
 
@@ -375,6 +388,27 @@ impl Tablet {
             self.inner.env.sleep(STAND_PAUSE / 5).await;
         }
         Ok(())
+    }
+
+    /// Takes in the right neighbour, which is frozen and whose rows are staged here.
+    pub(crate) async fn absorb(&self, mut absorb: Absorb) -> Outcome {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        let (at, submitted) = {
+            let _in_order = leadership.log_order.lock().await;
+            let at_least = inner.clock.now().latest.max(absorb.at.next());
+            let at = leadership.oracle().absorb(at_least);
+            absorb.at = at;
+            let submitted = match encode(&Command::Absorb(absorb)) {
+                Ok(command) => inner.replica.submit(leadership.term, command.into()).await,
+                Err(error) => {
+                    leadership.release(at);
+                    return Err(error);
+                }
+            };
+            (at, submitted)
+        };
+        self.finish(&leadership, at, submitted).await
     }
 
     /// Logs a command that writes no row.

@@ -15,16 +15,24 @@
 //! batch, so whatever its log holds, its beginning is in the data file before; and where a crash
 //! loses the batch, the new tablet is not there until the split is applied again.
 //!
+//! A merge is two: the right tablet is frozen, so that nothing changes in it any more; what it holds
+//! is staged in the left one's log, part by part; then one entry turns the parts into rows of the
+//! left tablet, whose range grows. So the two may be on different nodes and led by different ones,
+//! and what the left tablet holds follows from its own log alone. Whatever replica of the right one
+//! is on a node where the left one's applies that entry ends with it, however far it lags.
+//!
 //! # Caveats
+//!
+//! A merge copies the right tablet's rows through a log: it is meant for small ones.
 //!
 //! Validating a range costs as much as reading it did, on every replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use meridian_replication::{Members, Position, StateMachine, TabletDescriptor, birth};
+use meridian_replication::{Members, Position, StateMachine, TabletDescriptor, birth, death};
 use meridian_storage::{
     DataSnapshot, KeyRange, KeyReader, NodeId, StorageError, TabletId, WriteBatch,
 };
@@ -32,7 +40,9 @@ use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::command::{Command, Mutation, Outcome, WriteRequest, decode, encode};
+use crate::command::{
+    Absorb, Command, Content, Mutation, Outcome, Versions, WriteRequest, decode, encode,
+};
 use crate::error::TxnError;
 use crate::holdings::Holdings;
 
@@ -62,6 +72,11 @@ pub(crate) struct State {
     pub(crate) target: Option<Target>,
     /// Two configurations of members are in force.
     pub(crate) joint: bool,
+    /// It serves nothing, because this neighbour is to absorb it.
+    pub(crate) frozen: Option<TabletId>,
+    /// The tablets that it has absorbed, and those that they had: replicas of them that are still
+    /// somewhere hold nothing any more.
+    pub(crate) absorbed: BTreeSet<TabletId>,
 }
 
 impl State {
@@ -76,6 +91,19 @@ impl State {
             last_child: None,
             target: None,
             joint: false,
+            frozen: None,
+            absorbed: BTreeSet::new(),
+        }
+    }
+
+    /// Refuses what must wait for a merge to end.
+    pub(crate) fn check_frozen(&self) -> Result<(), TxnError> {
+        match self.frozen {
+            None => Ok(()),
+            Some(into) => Err(TxnError::Unavailable {
+                tablet: self.descriptor.id,
+                reason: format!("it is being merged into {into}"),
+            }),
         }
     }
 
@@ -104,6 +132,8 @@ pub(crate) enum Event {
     Born { parent: TabletId, child: TabletDescriptor },
     /// Something that the directory or the leader's plans depend on is different.
     Changed(TabletId),
+    /// Another tablet has taken over what this one held.
+    Over(TabletId),
 }
 
 /// The prefix of the names of all tablets' records.
@@ -114,6 +144,28 @@ fn records(tablet: TabletId) -> Vec<u8> {
     let mut name = RECORDS.to_vec();
     name.extend_from_slice(&tablet.get().to_be_bytes());
     name.push(b'/');
+    name
+}
+
+/// The prefix of the names of the parts that are staged in a tablet.
+fn stage_records(tablet: TabletId) -> Vec<u8> {
+    let mut name = records(tablet);
+    name.extend_from_slice(b"stage/");
+    name
+}
+
+/// The prefix of those that hold this content.
+fn content_records(tablet: TabletId, content: Content) -> Vec<u8> {
+    let mut name = stage_records(tablet);
+    name.extend_from_slice(&content.tablet.get().to_be_bytes());
+    name.extend_from_slice(&content.generation.get().to_be_bytes());
+    name.extend_from_slice(&content.last_write.as_nanos().to_be_bytes());
+    name
+}
+
+fn stage_record(tablet: TabletId, content: Content, part: u64) -> Vec<u8> {
+    let mut name = content_records(tablet, content);
+    name.extend_from_slice(&part.to_be_bytes());
     name
 }
 
@@ -193,11 +245,11 @@ pub(crate) struct TabletMachine {
     id: TabletId,
     holdings: Arc<Holdings>,
     events: UnboundedSender<Event>,
-    state: Mutex<Versions>,
+    state: Mutex<States>,
 }
 
 #[derive(Debug)]
-struct Versions {
+struct States {
     /// As of the last committed batch; `None` for a replica that waits for an image.
     committed: Option<State>,
     /// As of the batch that is being committed.
@@ -219,7 +271,7 @@ impl TabletMachine {
             None => None,
         };
         holdings.hold(id, state.as_ref().map(|state| state.descriptor.range.clone()));
-        let versions = Versions { committed: state.clone(), next: state, events: Vec::new() };
+        let versions = States { committed: state.clone(), next: state, events: Vec::new() };
         Ok(Self { id, holdings, events, state: Mutex::new(versions) })
     }
 
@@ -242,13 +294,17 @@ impl TabletMachine {
     pub(crate) fn check(&self, range: &KeyRange) -> Result<(), TxnError> {
         match &self.lock().committed {
             Some(state) if state.retired => Err(TxnError::NoSuchTablet { tablet: self.id }),
+            Some(State { frozen: Some(into), .. }) => Err(TxnError::Unavailable {
+                tablet: self.id,
+                reason: format!("it is being merged into {into}"),
+            }),
             Some(state) if !state.descriptor.range.contains_range(range) => Err(state.moved()),
             Some(_) => Ok(()),
             None => Err(TxnError::NotLeader { tablet: self.id, leader: None }),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Versions> {
+    fn lock(&self) -> MutexGuard<'_, States> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -270,6 +326,9 @@ fn validate(
         && reads.ranges.iter().all(|read| range.contains_range(read));
     if !covered {
         return Ok(Err(state.moved()));
+    }
+    if let Err(frozen) = state.check_frozen() {
+        return Ok(Err(frozen));
     }
     for (table, version) in &request.schema {
         if state.fences.get(table).is_some_and(|oldest| version < oldest) {
@@ -320,6 +379,7 @@ fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>
              together.",
         ));
     }
+    state.check_frozen()?;
     if state.joint {
         return Err(TxnError::Unavailable {
             tablet: state.descriptor.id,
@@ -338,6 +398,105 @@ fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>
     Ok(Some(new))
 }
 
+/// Whether the tablet that this state is of can absorb its right neighbour now.
+fn can_absorb(
+    state: &State,
+    absorb: &Absorb,
+    view: &DataSnapshot,
+) -> Result<Outcome, StorageError> {
+    let id = state.descriptor.id;
+    if state.retired {
+        return Ok(Err(TxnError::NoSuchTablet { tablet: id }));
+    }
+    if let Err(frozen) = state.check_frozen() {
+        return Ok(Err(frozen));
+    }
+    let adjacent = state.descriptor.range.end.as_ref() == Some(&absorb.right.range.start);
+    if absorb.generation != state.descriptor.generation || !adjacent {
+        return Ok(Err(state.moved()));
+    }
+    if absorb.at <= state.last_write {
+        return Ok(Err(TxnError::Conflict));
+    }
+    let mut staged = 0;
+    for part in view.records(&content_records(id, absorb.content))? {
+        part?;
+        staged += 1;
+    }
+    if staged != absorb.parts {
+        return Ok(Err(TxnError::Conflict));
+    }
+    Ok(Ok(absorb.at))
+}
+
+impl TabletMachine {
+    /// Takes in what was staged.
+    fn absorb(
+        &self,
+        state: &mut State,
+        absorb: Absorb,
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StorageError> {
+        state.absorbed.insert(absorb.right.id);
+        state.absorbed.extend(&absorb.absorbed);
+        self.end_absorbed(&state.absorbed, view, batch)?;
+        let wanted = content_records(self.id, absorb.content);
+        for record in view.records(&stage_records(self.id))? {
+            let (name, part) = record?;
+            let is_wanted = name.starts_with(&wanted);
+            batch.delete_record(name);
+            if !is_wanted {
+                continue;
+            }
+            let versions: Versions = decode(&part).expect("a replica understands its records");
+            for (key, at, value) in versions {
+                batch.put(key, at, value);
+            }
+        }
+        let descriptor = &mut state.descriptor;
+        descriptor.range.end = absorb.right.range.end;
+        descriptor.generation = descriptor.generation.max(absorb.right.generation).next();
+        state.last_write = absorb.at;
+        state.last_child = None;
+        for (table, version) in absorb.fences {
+            let oldest = state.fences.entry(table).or_default();
+            *oldest = version.max(*oldest);
+        }
+        Ok(())
+    }
+
+    /// Adds to a batch what ends this node's replicas of tablets that were absorbed: their rows and
+    /// records. What they held is this one's from the moment that the batch is committed.
+    fn end_absorbed(
+        &self,
+        absorbed: &BTreeSet<TabletId>,
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StorageError> {
+        for (tablet, held) in self.holdings.here(absorbed) {
+            if let Some(range) = held {
+                batch.clear_range(range);
+            }
+            for record in view.records(&records(tablet))? {
+                batch.delete_record(record?.0);
+            }
+            death(tablet, batch);
+        }
+        Ok(())
+    }
+
+    /// The replicas of those tablets on this node, if any, are over.
+    fn over(&self, absorbed: &BTreeSet<TabletId>) {
+        let here: Vec<TabletId> =
+            self.holdings.here(absorbed).into_iter().map(|(tablet, _)| tablet).collect();
+        self.holdings.end(&here);
+        for tablet in here {
+            let _ = self.events.send(Event::Over(tablet));
+        }
+    }
+}
+
 impl StateMachine for TabletMachine {
     fn apply(
         &self,
@@ -349,7 +508,7 @@ impl StateMachine for TabletMachine {
         // A replica that skipped what another applied would diverge: better that it stops.
         let command: Command = decode(command).expect("a replica understands its log");
         let mut versions = self.lock();
-        let Versions { next, events, .. } = &mut *versions;
+        let States { next, events, .. } = &mut *versions;
         let state = next.as_mut().expect("a log begins behind its group's birth");
         let outcome = match command {
             Command::Write { at, request } => {
@@ -382,6 +541,9 @@ impl StateMachine for TabletMachine {
                 }
                 state.last_write
             }),
+            Command::Place { .. } | Command::Move { .. } if state.frozen.is_some() => {
+                Err(state.check_frozen().err().unwrap_or(TxnError::Conflict))
+            }
             Command::Place { placement, preferred_leader, target } => {
                 state.descriptor.placement = placement;
                 state.descriptor.preferred_leader = preferred_leader;
@@ -389,6 +551,68 @@ impl StateMachine for TabletMachine {
                 state.target = Some(target).filter(|target| !reached(state, target));
                 events.push(Event::Changed(state.descriptor.id));
                 Ok(state.last_write)
+            }
+            Command::Move { generation, preferred_leader, target } => {
+                if state.target.is_some() || state.joint {
+                    let reason = "its replicas are on their way".to_owned();
+                    Err(TxnError::Unavailable { tablet: state.descriptor.id, reason })
+                } else if generation != state.descriptor.generation {
+                    Err(state.moved())
+                } else {
+                    state.descriptor.preferred_leader = preferred_leader;
+                    state.descriptor.generation = generation.next();
+                    state.target = Some(target).filter(|target| !reached(state, target));
+                    events.push(Event::Changed(state.descriptor.id));
+                    Ok(state.last_write)
+                }
+            }
+            Command::Prefer { leader } => {
+                if state.descriptor.preferred_leader != leader {
+                    state.descriptor.preferred_leader = leader;
+                    state.descriptor.generation = state.descriptor.generation.next();
+                    events.push(Event::Changed(state.descriptor.id));
+                }
+                Ok(state.last_write)
+            }
+            Command::Freeze { into } => match state.check_frozen() {
+                Ok(()) if state.retired => {
+                    Err(TxnError::NoSuchTablet { tablet: state.descriptor.id })
+                }
+                Ok(()) if state.joint || state.target.is_some() => Err(TxnError::Unavailable {
+                    tablet: state.descriptor.id,
+                    reason: "its replicas are on their way".to_owned(),
+                }),
+                Ok(()) => {
+                    state.frozen = Some(into);
+                    events.push(Event::Changed(state.descriptor.id));
+                    Ok(state.last_write)
+                }
+                Err(_) if state.frozen == Some(into) => Ok(state.last_write),
+                Err(frozen) => Err(frozen),
+            },
+            Command::Thaw => {
+                state.frozen = None;
+                Ok(state.last_write)
+            }
+            Command::Stage { content, part, versions } => {
+                if part == 0 {
+                    let old = view.records(&stage_records(self.id));
+                    for record in old.expect("a replica can read its data") {
+                        batch.delete_record(record.expect("a replica can read its data").0);
+                    }
+                }
+                let part = stage_record(self.id, content, part);
+                batch.put_record(part, encode(&versions).expect("versions can be encoded"));
+                Ok(state.last_write)
+            }
+            Command::Absorb(absorb) => {
+                let outcome =
+                    can_absorb(state, &absorb, view).expect("a replica can read its data");
+                if outcome.is_ok() {
+                    self.absorb(state, absorb, view, batch).expect("a replica can read its data");
+                    events.push(Event::Changed(self.id));
+                }
+                outcome
             }
             Command::Retire => {
                 state.retired = true;
@@ -400,9 +624,17 @@ impl StateMachine for TabletMachine {
         encode(&outcome).expect("an outcome can be encoded").into()
     }
 
+    fn concerns_others(&self, command: &[u8]) -> bool {
+        Command::is_absorb(command)
+    }
+
+    fn is_over(&self) -> bool {
+        self.holdings.is_over(self.id)
+    }
+
     fn members_changed(&self, members: &Members, batch: &mut WriteBatch) {
         let mut versions = self.lock();
-        let Versions { next, events, .. } = &mut *versions;
+        let States { next, events, .. } = &mut *versions;
         let Some(state) = next.as_mut() else { return };
         state.joint = members.joint;
         if !members.joint {
@@ -419,7 +651,14 @@ impl StateMachine for TabletMachine {
 
     fn committed(&self) {
         let mut versions = self.lock();
+        let before = versions.committed.as_ref().map(|state| state.absorbed.len());
         versions.committed = versions.next.clone();
+        if let Some(state) = &versions.committed
+            && before != Some(state.absorbed.len())
+        {
+            self.over(&state.absorbed);
+            self.holdings.hold(self.id, Some(state.descriptor.range.clone()));
+        }
         for event in std::mem::take(&mut versions.events) {
             if let Event::Born { parent, child } = &event
                 && let Some(state) = &versions.committed
@@ -446,14 +685,29 @@ impl StateMachine for TabletMachine {
         let (_, state) = state.ok_or_else(|| io::Error::other("an image without a state"))?;
         let state: State = decode(state).map_err(io::Error::other)?;
         let range = state.descriptor.range;
-        self.holdings.offer(self.id, range.clone()).map_err(io::Error::other)?;
+        let offer = self.holdings.offer(self.id, range.clone(), &state.absorbed);
+        offer.map_err(io::Error::other)?;
         Ok(range)
+    }
+
+    fn take_over(
+        &self,
+        offered: &[(Vec<u8>, Vec<u8>)],
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> io::Result<()> {
+        let name = state_record(self.id);
+        let state = offered.iter().find(|(found, _)| *found == name);
+        let (_, state) = state.ok_or_else(|| io::Error::other("an image without a state"))?;
+        let state: State = decode(state).map_err(io::Error::other)?;
+        self.end_absorbed(&state.absorbed, view, batch).map_err(io::Error::other)
     }
 
     fn restored(&self, view: &DataSnapshot) -> io::Result<()> {
         let record = view.record(&state_record(self.id)).map_err(io::Error::other)?;
         let bytes = record.ok_or_else(|| io::Error::other("an image without a state"))?;
         let restored: State = decode(&bytes).map_err(io::Error::other)?;
+        self.over(&restored.absorbed);
         self.holdings.hold(self.id, Some(restored.descriptor.range.clone()));
         let mut versions = self.lock();
         versions.committed = Some(restored.clone());

@@ -1,4 +1,4 @@
-//! Everything at once, drawn from a seed: tablets are split, moved, placed and handed over, nodes
+//! Everything at once, drawn from a seed: tablets are split, merged, moved, placed and handed over, nodes
 //! stop and crash, links break, while clients write, read and scan.
 //!
 //! Every key has one writer, whose numbers grow. So a read is right if it is no older than what was
@@ -156,9 +156,10 @@ fn change(node: Arc<Node>, rng: &mut StdRng) -> impl Future<Output = ()> + Send 
         let index = usize::try_from(pick % tablets.len() as u64).expect("small");
         let tablet = &tablets[index];
         let outcome: Result<(), TxnError> = match dice {
-            0..35 => node.split(split_at).await.map(drop),
-            35..60 => node.transfer_leader(tablet.id, to).await,
-            60..85 => {
+            0..30 => node.split(split_at).await.map(drop),
+            30..45 => node.merge(tablet.id).await.map(drop),
+            45..65 => node.transfer_leader(tablet.id, to).await,
+            65..85 => {
                 let voters = &tablet.voters;
                 let from = voters[usize::try_from(pick / 7).expect("64 bits") % voters.len()];
                 node.move_replica(tablet.id, from, to).await

@@ -246,3 +246,97 @@ fn a_range_is_placed_and_the_rest_stays() {
         assert_eq!(node.tablets(&table_range(100)).await.expect("known"), all);
     });
 }
+
+#[test]
+fn two_tablets_of_different_leaders_become_one_again() {
+    run_setup(on(5, 7), |cluster| async move {
+        let node = filled(&cluster, 1).await;
+        let right = node.split(key(10)).await.expect("split");
+        node.move_replica(right, NodeId::new(2), NodeId::new(5)).await.expect("moved");
+        node.transfer_leader(right, NodeId::new(3)).await.expect("transferred");
+        let before = node.clock().now();
+        let writing = async {
+            let mut longest = Duration::ZERO;
+            for k in 0..20 {
+                let (took, written) = cluster.time(put(&cluster.node(4), k, 100 + k)).await;
+                written.expect("it serves, after the merge if not before");
+                longest = longest.max(took);
+            }
+            longest
+        };
+        let gateway = cluster.node(2);
+        let (merged, _) = futures::join!(gateway.merge(TabletId::new(2)), writing);
+        assert_eq!(merged, Ok(TabletId::new(2)));
+        expect_all(&node, |k| 100 + k).await;
+        settle(&cluster).await;
+        let all = node.tablets(&table_range(100)).await.expect("known");
+        assert_eq!(all.len(), 1);
+        assert!(cluster.replicas().get(&right).is_none(), "nothing is left of it");
+        // Timestamps go on above those of both.
+        let after = put(&node, 1, 200).await.expect("written");
+        assert!(after > before.latest);
+        let last = node.merge(TabletId::new(2)).await;
+        assert!(matches!(last, Err(TxnError::Refused { .. })), "{last:?}");
+        let again = node.split(key(10)).await.expect("split again");
+        assert!(again > right, "an id is never used twice");
+        settle(&cluster).await;
+    });
+}
+
+#[test]
+fn a_replica_that_slept_through_a_merge_takes_part_again() {
+    for log_keep in [None, Some(10)] {
+        for sleeper in [2, 3] {
+            let setup = Setup { log_keep, ..on(3, 8) };
+            run_setup(setup, |cluster| async move {
+                let node = filled(&cluster, 1).await;
+                node.split(key(10)).await.expect("split");
+                node.split(key(15)).await.expect("split");
+                cluster.stop(sleeper).await;
+                node.split(key(5)).await.expect("split");
+                node.merge(TabletId::new(2)).await.expect("the left two");
+                for k in 0..20 {
+                    put(&node, k, 100 + k).await.expect("written");
+                }
+                node.merge(TabletId::new(2)).await.expect("with the third");
+                node.merge(TabletId::new(2)).await.expect("with the last");
+                node.split(key(12)).await.expect("and split elsewhere");
+                cluster.restart(sleeper).await;
+                settle(&cluster).await;
+                expect_all(&cluster.node(sleeper), |k| 100 + k).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_merge_survives_the_crash_of_everybody_who_drives_it() {
+    for seed in 0..10 {
+        run_setup(on(3, seed), |cluster| async move {
+            let node = filled(&cluster, 1).await;
+            let right = node.split(key(10)).await.expect("split");
+            node.transfer_leader(right, NodeId::new(2)).await.expect("transferred");
+            let gateway = cluster.node(3);
+            let merge = gateway.merge(TabletId::new(2));
+            let crash = async {
+                gateway.env().sleep(Duration::from_millis(100 + seed * 60)).await;
+                cluster.crash(2, seed).await;
+                cluster.crash(1, seed + 1).await;
+                cluster.restart(1).await;
+                cluster.restart(2).await;
+            };
+            drop(node);
+            let (merged, ()) = futures::join!(merge, crash);
+            settle(&cluster).await;
+            // Who asked for it may have been told that nobody knows.
+            let tablets = gateway.tablets(&table_range(100)).await.expect("known").len();
+            assert!(tablets == 1 || merged.is_err(), "seed {seed}: {tablets} tablets");
+            if tablets > 1 {
+                let again = gateway.merge(TabletId::new(2)).await;
+                again.unwrap_or_else(|error| panic!("seed {seed}: {error} after {merged:?}"));
+                settle(&cluster).await;
+            }
+            expect_all(&cluster.node(1), |k| k).await;
+        });
+    }
+}
