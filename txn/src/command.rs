@@ -280,7 +280,7 @@ pub(crate) enum Request {
         tablet: TabletId,
         absorb: Absorb,
     },
-    /// A tablet's present descriptor, from its leader.
+    /// A tablet's present descriptor and what it has absorbed, from its leader.
     Describe {
         tablet: TabletId,
     },

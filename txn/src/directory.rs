@@ -8,8 +8,8 @@
 //! A row is written by the tablet's leader whenever the descriptor has changed, and never replaced
 //! by one of an older generation. A tablet that is no more leaves a row that says so, for ever: what
 //! isn't in the directory may be about to enter it, but what is gone stays gone. A tablet that was
-//! split from one that is gone meanwhile never enters it (its leader retires it): whoever dropped
-//! the table knew only the other.
+//! split from one whose table was dropped meanwhile never enters it (its leader retires it): whoever
+//! dropped the table knew only the other, or the one that had absorbed that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,7 +88,11 @@ pub(crate) fn directory_key(tablet: TabletId) -> Vec<u8> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DirectoryRow {
     Live(TabletDescriptor),
-    Gone(TabletId),
+    /// The tablet was absorbed by another, or its table was dropped.
+    Gone {
+        tablet: TabletId,
+        into: Option<TabletId>,
+    },
 }
 
 /// The mutation of the system tablet that enters a tablet into the directory.
@@ -100,12 +104,22 @@ pub fn directory_put(descriptor: &TabletDescriptor) -> Result<Mutation, TxnError
     Ok(Mutation::Put { key: directory_key(descriptor.id), value: encode(&row)? })
 }
 
-/// The mutation of the system tablet that says that a tablet is gone.
+/// The mutation of the system tablet that says that a tablet's table was dropped.
 ///
 /// # Errors
 /// When the row can't be encoded.
 pub fn directory_delete(tablet: TabletId) -> Result<Mutation, TxnError> {
-    Ok(Mutation::Put { key: directory_key(tablet), value: encode(&DirectoryRow::Gone(tablet))? })
+    directory_gone(tablet, None)
+}
+
+/// The mutation of the system tablet that says that a tablet is gone, absorbed by another if that is
+/// named.
+pub(crate) fn directory_gone(
+    tablet: TabletId,
+    into: Option<TabletId>,
+) -> Result<Mutation, TxnError> {
+    let row = DirectoryRow::Gone { tablet, into };
+    Ok(Mutation::Put { key: directory_key(tablet), value: encode(&row)? })
 }
 
 pub(crate) fn directory_row(value: &[u8]) -> Result<DirectoryRow, TxnError> {
@@ -116,7 +130,8 @@ pub(crate) fn directory_row(value: &[u8]) -> Result<DirectoryRow, TxnError> {
 #[derive(Debug)]
 pub(crate) struct Directory {
     tablets: Mutex<Arc<Vec<TabletDescriptor>>>,
-    gone: Mutex<BTreeSet<TabletId>>,
+    /// Each with the tablet that absorbed it, unless its table was dropped.
+    gone: Mutex<BTreeMap<TabletId, Option<TabletId>>>,
 }
 
 impl Directory {
@@ -131,7 +146,13 @@ impl Directory {
 
     /// Whether a tablet is known to be no more.
     pub(crate) fn is_gone(&self, tablet: TabletId) -> bool {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(&tablet)
+        self.absorber(tablet).is_some()
+    }
+
+    /// What became of a tablet that is known to be no more: another absorbed it, or its table was
+    /// dropped.
+    pub(crate) fn absorber(&self, tablet: TabletId) -> Option<Option<TabletId>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).get(&tablet).copied()
     }
 
     /// Takes in what was read from the rows, or what a tablet said. Of two descriptors of one
@@ -144,12 +165,12 @@ impl Directory {
         for row in rows {
             match row {
                 DirectoryRow::Live(descriptor) => all.push(descriptor),
-                DirectoryRow::Gone(tablet) => {
-                    gone.insert(tablet);
+                DirectoryRow::Gone { tablet, into } => {
+                    gone.insert(tablet, into);
                 }
             }
         }
-        all.retain(|descriptor| !gone.contains(&descriptor.id));
+        all.retain(|descriptor| !gone.contains_key(&descriptor.id));
         all.sort_by_key(|descriptor| (Reverse(descriptor.generation), descriptor.id));
         let mut seen = BTreeSet::new();
         let mut kept: BTreeMap<Vec<u8>, TabletDescriptor> = BTreeMap::new();

@@ -1,5 +1,6 @@
 //! The gateway side: requests to tablets wherever they are led.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
@@ -320,8 +321,11 @@ impl Node {
         }
     }
 
-    /// A tablet's descriptor as its leader has it.
-    pub(crate) async fn describe(&self, tablet: TabletId) -> Result<TabletDescriptor, TxnError> {
+    /// A tablet's descriptor as its leader has it, and the tablets that it has absorbed.
+    pub(crate) async fn describe(
+        &self,
+        tablet: TabletId,
+    ) -> Result<(TabletDescriptor, BTreeSet<TabletId>), TxnError> {
         self.ask_leader(tablet, Request::Describe { tablet }, Effect::Repeatable).await
     }
 

@@ -124,7 +124,7 @@ impl Node {
                 Err(error) => Err(error),
             }),
             Request::Describe { tablet } => answer(match self.tablet(tablet) {
-                Ok(tablet) => tablet.confirm().await.map(|()| tablet.descriptor()),
+                Ok(tablet) => tablet.describe().await,
                 Err(error) => Err(error),
             }),
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),

@@ -18,9 +18,10 @@ use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, WriteRequest};
+use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, Row, WriteRequest};
 use crate::directory::{
-    DirectoryRow, SYSTEM_TABLET, directory_delete, directory_key, directory_put, directory_row,
+    DirectoryRow, SYSTEM_TABLET, directory_delete, directory_gone, directory_key, directory_put,
+    directory_row,
 };
 use crate::error::TxnError;
 use crate::node::Node;
@@ -117,17 +118,27 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
     if tablet.entered() >= Some(state.descriptor.generation) {
         return Ok(());
     }
-    let keys: Vec<_> = [Some(id), state.parent].into_iter().flatten().map(directory_key).collect();
-    let at = ReadAt::Strong { min: Timestamp::MIN };
-    let (at, rows) = node.get(SYSTEM_TABLET, keys.clone(), at).await?;
-    let decoded: Vec<Option<DirectoryRow>> = rows
-        .iter()
-        .map(|row| row.as_ref().map(|row| directory_row(&row.value)).transpose())
-        .collect::<Result<_, _>>()?;
-    let own = decoded.first().cloned().flatten();
-    let parent = decoded.get(1).cloned().flatten();
-    let gone = match (&own, &parent) {
-        (Some(DirectoryRow::Gone(_)), _) => true,
+    // The tablet's own row; and if it has none, its parent's, or that of who absorbed its parent.
+    let mut keys = vec![directory_key(id)];
+    keys.extend(state.parent.map(directory_key));
+    let (at, rows, own, last) = loop {
+        let at = ReadAt::Strong { min: Timestamp::MIN };
+        let (at, rows) = node.get(SYSTEM_TABLET, keys.clone(), at).await?;
+        let decode = |row: Option<&Option<Row>>| match row {
+            Some(Some(row)) => directory_row(&row.value).map(Some),
+            _ => Ok(None),
+        };
+        let own = decode(rows.first())?;
+        let last = decode(rows.last())?;
+        match (&own, &last) {
+            (None, Some(DirectoryRow::Gone { into: Some(into), .. })) => {
+                keys.push(directory_key(*into));
+            }
+            _ => break (at, rows, own, last),
+        }
+    };
+    let gone = match (&own, &last) {
+        (Some(DirectoryRow::Gone { .. }), _) | (None, Some(DirectoryRow::Gone { .. })) => true,
         (Some(DirectoryRow::Live(known)), _) => {
             if known.generation >= state.descriptor.generation {
                 node.directory().learn([DirectoryRow::Live(state.descriptor.clone())]);
@@ -136,7 +147,6 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
             }
             false
         }
-        (None, Some(DirectoryRow::Gone(_))) => true,
         (None, Some(DirectoryRow::Live(_))) => false,
         // Its parent has to enter it first; until then, those who want it ask the parent.
         (None, None) => {
@@ -162,7 +172,7 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
     if gone {
         tracing::info!(tablet = %id, "its table was dropped");
         tablet.command(Command::Retire).await?;
-        node.directory().learn([DirectoryRow::Gone(id)]);
+        node.directory().learn([own.unwrap_or(DirectoryRow::Gone { tablet: id, into: None })]);
     } else {
         node.directory().learn([DirectoryRow::Live(state.descriptor.clone())]);
         tablet.set_entered(state.descriptor.generation);
@@ -178,20 +188,27 @@ async fn merge(
     into: TabletId,
 ) -> Result<(), TxnError> {
     let right = &state.descriptor;
-    let left = match node.describe(into).await {
-        Ok(left) => left,
-        Err(TxnError::NoSuchTablet { .. }) if node.directory().is_gone(into) => {
-            return tablet.command(Command::Thaw).await.map(drop);
+    // The neighbour may have absorbed it and have been absorbed itself since then.
+    let mut absorber = into;
+    let (left, absorbed) = loop {
+        match node.describe(absorber).await {
+            Ok(described) => break described,
+            Err(error @ TxnError::NoSuchTablet { .. }) => match node.directory().absorber(absorber)
+            {
+                Some(Some(next)) => absorber = next,
+                // Dropped with its table, which this one's row will say, too; or not known.
+                Some(None) | None => return Err(error),
+            },
+            Err(error) => return Err(error),
         }
-        Err(error) => return Err(error),
     };
-    if left.range.contains(&right.range.start) {
-        leave(node, right.id).await?;
+    if absorbed.contains(&right.id) {
+        leave(node, right.id, absorber).await?;
         return tablet.command(Command::Retire).await.map(drop);
     }
-    if left.range.end.as_ref() != Some(&right.range.start) {
-        // What was asked to absorb this tablet as it is now would be refused: its generation is
-        // another.
+    if absorber != into || left.range.end.as_ref() != Some(&right.range.start) {
+        // What was asked to absorb this tablet as it is now is refused by now, for that is gone, or
+        // of another generation.
         return tablet.command(Command::Thaw).await.map(drop);
     }
     tracing::info!(%into, tablet = %right.id, "merges");
@@ -211,21 +228,21 @@ async fn merge(
         parts,
     };
     node.ask_to_absorb(into, absorb).await?;
-    leave(node, right.id).await?;
+    leave(node, right.id, into).await?;
     tablet.command(Command::Retire).await.map(drop)
 }
 
-/// Says in the directory that a tablet is gone.
-async fn leave(node: &Arc<Node>, tablet: TabletId) -> Result<(), TxnError> {
+/// Says in the directory that a tablet was absorbed.
+async fn leave(node: &Arc<Node>, tablet: TabletId, into: TabletId) -> Result<(), TxnError> {
     let request = WriteRequest {
         tablet: SYSTEM_TABLET,
         schema: Vec::new(),
         reads: ReadSet::default(),
-        mutations: vec![directory_delete(tablet)?],
+        mutations: vec![directory_gone(tablet, Some(into))?],
         after: Timestamp::MIN,
     };
     node.write(request).await?;
-    node.directory().learn([DirectoryRow::Gone(tablet)]);
+    node.directory().learn([DirectoryRow::Gone { tablet, into: Some(into) }]);
     Ok(())
 }
 

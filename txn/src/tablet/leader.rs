@@ -1,5 +1,6 @@
 //! Serving a tablet where it is led.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -287,6 +288,17 @@ impl Tablet {
     pub(crate) async fn confirm(&self) -> Result<(), TxnError> {
         self.leadership().await?;
         self.inner.replica.confirm().await.map(drop).map_err(|error| self.unconfirmed(error))
+    }
+
+    /// The present descriptor, and the tablets that were absorbed.
+    pub(crate) async fn describe(
+        &self,
+    ) -> Result<(TabletDescriptor, BTreeSet<TabletId>), TxnError> {
+        self.confirm().await?;
+        match self.inner.machine.state() {
+            Some(state) if !state.retired => Ok((state.descriptor, state.absorbed)),
+            _ => Err(TxnError::NoSuchTablet { tablet: self.inner.id }),
+        }
     }
 
     /// Validates and carries out a write; answers when it is visible.

@@ -221,8 +221,14 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
         restart_all(&cluster).await;
         settle(&cluster).await;
         let node = cluster.node(1);
-        let found: BTreeMap<u64, u64> =
-            scan(&node).await.expect("the cluster serves").into_iter().collect();
+        let found = scan(&node).await;
+        if found.is_err() {
+            for (id, statuses) in cluster.replicas() {
+                eprintln!("DBG {id} {statuses:?}");
+            }
+            eprintln!("DBG dir {:?}", node.tablets(&table_range(TABLE)).await);
+        }
+        let found: BTreeMap<u64, u64> = found.expect("the cluster serves").into_iter().collect();
         for k in 0..KEYS {
             let known = known(&state, k);
             check(k, known, found.get(&k).copied().unwrap_or(0), known);
