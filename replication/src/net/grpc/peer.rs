@@ -1,0 +1,146 @@
+//! The connections to the other nodes.
+//!
+//! A connection is made by a task of the node, whoever needs it first: its own tasks then live on
+//! the node's threads, even when it was a query's thread that asked. Everybody who needs it
+//! meanwhile waits for the same attempt, and if that fails they all learn it at once. There is no
+//! back-off: the next one who needs the peer tries again, so that a peer which has just come back
+//! is found at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use meridian_storage::NodeId;
+use meridian_truetime::env::{Env, EnvironmentExt};
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+use super::proto::mesh_client::MeshClient;
+use super::{CONNECTION_WINDOW, ENVELOPE, MAX_FRAME, WINDOW};
+use crate::net::{MAX_MESSAGE, NetError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An idle peer is pinged this often, and given up if it doesn't answer in time: after some five
+/// seconds in all.
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) type Client = MeshClient<Channel>;
+
+/// An attempt to connect: nothing while it lasts, then the connection or why there is none.
+type Attempt = watch::Receiver<Option<Result<Client, String>>>;
+
+/// Where the other nodes are, and the connections to them.
+#[derive(Default)]
+pub(super) struct Peers(Mutex<BTreeMap<NodeId, Peer>>);
+
+struct Peer {
+    address: String,
+    attempt: Option<Attempt>,
+}
+
+/// A connection, as long as it is the one in use.
+pub(super) struct Connected {
+    pub client: Client,
+    attempt: Attempt,
+}
+
+impl Peers {
+    pub fn new(addresses: BTreeMap<NodeId, String>) -> Self {
+        let peer = |(id, address)| (id, Peer { address, attempt: None });
+        Self(Mutex::new(addresses.into_iter().map(peer).collect()))
+    }
+
+    pub fn set_address(&self, node: NodeId, address: String) {
+        let mut peers = self.lock();
+        if peers.get(&node).is_none_or(|peer| peer.address != address) {
+            peers.insert(node, Peer { address, attempt: None });
+        }
+    }
+
+    /// Whether it is known where `to` is.
+    pub fn check(&self, to: NodeId) -> Result<(), NetError> {
+        if self.lock().contains_key(&to) { Ok(()) } else { Err(unknown(to)) }
+    }
+
+    /// The connection to `to`.
+    pub async fn connect(&self, env: &Env, to: NodeId) -> Result<Connected, NetError> {
+        let mut attempt = {
+            let mut peers = self.lock();
+            let peer = peers.get_mut(&to).ok_or_else(|| unknown(to))?;
+            let failed = |attempt: &Attempt| matches!(&*attempt.borrow(), Some(Err(_)));
+            match peer.attempt.as_ref().filter(|attempt| !failed(attempt)) {
+                Some(attempt) => attempt.clone(),
+                None => {
+                    let attempt = begin(env, &peer.address);
+                    peer.attempt = Some(attempt.clone());
+                    attempt
+                }
+            }
+        };
+        let result = match attempt.wait_for(Option::is_some).await {
+            Ok(result) => result.clone(),
+            Err(_) => Some(Err("this node has stopped".to_owned())),
+        };
+        match result {
+            Some(Ok(client)) => Ok(Connected { client, attempt }),
+            Some(Err(reason)) => Err(NetError::unreachable(to, reason)),
+            None => Err(NetError::unreachable(to, "no connection")),
+        }
+    }
+
+    /// The connection has failed: whoever comes next makes another.
+    pub fn lost(&self, to: NodeId, connected: &Connected) {
+        if let Some(peer) = self.lock().get_mut(&to) {
+            peer.attempt.take_if(|attempt| attempt.same_channel(&connected.attempt));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unknown(to: NodeId) -> NetError {
+    NetError::unreachable(to, "its address is not known")
+}
+
+fn begin(env: &Env, address: &str) -> Attempt {
+    let (tell, attempt) = watch::channel(None);
+    let address = address.to_owned();
+    env.spawn(async move {
+        let connected = match endpoint(&address) {
+            Ok(endpoint) => endpoint.connect().await.map_err(|error| innermost(&error)),
+            Err(error) => Err(format!("bad address {address:?}: {error}")),
+        };
+        let client = connected.map(|channel| {
+            MeshClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
+                .max_encoding_message_size(MAX_MESSAGE + ENVELOPE)
+        });
+        tell.send_replace(Some(client));
+    });
+    attempt
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+/// The first cause of an error: "Connection refused" rather than "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
