@@ -136,9 +136,14 @@ impl Passport {
     /// the node that it claims to be, and it must stop.
     pub async fn exposed(&self) -> String {
         let mut exposed = self.exposed.subscribe();
-        match exposed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        loop {
+            let reason = exposed.borrow_and_update().clone();
+            if let Some(reason) = reason {
+                return reason;
+            }
+            if exposed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 

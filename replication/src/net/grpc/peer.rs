@@ -79,14 +79,18 @@ impl Peers {
                 }
             }
         };
-        let result = match attempt.wait_for(Option::is_some).await {
-            Ok(result) => result.clone(),
-            Err(_) => Some(Err("this node has stopped".to_owned())),
+        let result = loop {
+            let result = attempt.borrow_and_update().clone();
+            if let Some(result) = result {
+                break result;
+            }
+            if attempt.changed().await.is_err() {
+                break Err("this node has stopped".to_owned());
+            }
         };
         match result {
-            Some(Ok(client)) => Ok(Connected { client, attempt }),
-            Some(Err(reason)) => Err(NetError::unreachable(to, reason)),
-            None => Err(NetError::unreachable(to, "no connection")),
+            Ok(client) => Ok(Connected { client, attempt }),
+            Err(reason) => Err(NetError::unreachable(to, reason)),
         }
     }
 
