@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use meridian_truetime::{Env, EnvironmentExt, World};
+use meridian_txn::SYSTEM_TABLET;
 use serde::Serialize;
 use tokio_postgres::{Client, NoTls};
 
@@ -248,7 +249,7 @@ fn show(status: &Status) -> String {
     for tablet in &status.tablets {
         tablets.add_row([
             tablet.tablet.to_string(),
-            tablet.table.clone().unwrap_or_default(),
+            tablet.table.clone().unwrap_or_else(|| unnamed(tablet).to_owned()),
             tablet.range_start.clone(),
             tablet.range_end.clone(),
             tablet.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
@@ -262,6 +263,11 @@ fn show(status: &Status) -> String {
     let _ = write!(text, "\n{}", tablets.trim_fmt());
     text.push_str("\nreplicas: the nodes, each with how many log entries it is behind");
     text
+}
+
+/// What a tablet without a table is for.
+fn unnamed(tablet: &TabletStatus) -> &'static str {
+    if tablet.tablet.unsigned_abs() == SYSTEM_TABLET.get() { "(system)" } else { "" }
 }
 
 /// A replica in a list: the node, and what is not as it should be.

@@ -144,10 +144,8 @@ async fn introduce(config: &StartConfig, transport: &GrpcTransport) -> Result<()
     for (peer, met) in peers.keys().zip(met) {
         match met {
             Ok(()) => {}
-            // That one is not who it should be; it is told, too.
-            Err(MeetError::Refused(Refusal { verdict: Verdict::Changed, reason })) => {
-                tracing::warn!("{reason}");
-            }
+            // That one is not who it should be; it is told, too, and it is logged.
+            Err(MeetError::Refused(Refusal { verdict: Verdict::Changed, .. })) => {}
             Err(MeetError::Refused(Refusal { verdict, reason })) => {
                 let cluster = config.cluster.clone();
                 return Err(Refused::Verdict { node: config.id, cluster, verdict, reason });

@@ -20,6 +20,7 @@
 //! This guards against mistakes, not against malice: nobody proves anything. A copy of a folder is
 //! the same store.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +28,9 @@ use meridian_storage::{Identity, NodeId, StoreId};
 use tokio::sync::watch;
 
 use crate::net::NetError;
+
+/// How many different complaints are logged.
+const MAX_COMPLAINTS: usize = 100;
 
 /// Why a node won't talk to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +112,8 @@ pub struct Passport {
     /// The first voters, if the cluster has yet to begin.
     proposal: Vec<NodeId>,
     exposed: watch::Sender<Option<String>>,
-    /// What was complained about last, so that it is logged once.
-    complaint: Mutex<Option<String>>,
+    /// What was complained about, so that it is logged once.
+    complaints: Mutex<BTreeSet<String>>,
 }
 
 impl fmt::Debug for Passport {
@@ -123,7 +127,7 @@ impl Passport {
     #[must_use]
     pub fn new(identity: Arc<Identity>, proposal: Vec<NodeId>) -> Self {
         let exposed = watch::Sender::new(None);
-        Self { identity, proposal, exposed, complaint: Mutex::default() }
+        Self { identity, proposal, exposed, complaints: Mutex::default() }
     }
 
     /// The identity that it was issued for.
@@ -276,12 +280,11 @@ impl Passport {
         }
     }
 
-    /// Logs what is wrong with a peer, unless that is what was logged last.
+    /// Logs what is wrong with a peer, once.
     pub(super) fn complain(&self, reason: &str) {
-        let mut last = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() != Some(reason) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.len() < MAX_COMPLAINTS && complaints.insert(reason.to_owned()) {
             tracing::warn!("{reason}");
-            *last = Some(reason.to_owned());
         }
     }
 }

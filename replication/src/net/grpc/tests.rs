@@ -1,5 +1,7 @@
 //! The gRPC network between nodes of one process. Three processes: `replication/tests`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures::FutureExt;
 use meridian_storage::{Identity, SimulatedDisk};
 use meridian_truetime::World;
@@ -303,7 +305,9 @@ struct Citizen {
 }
 
 async fn citizen(id: u64, cluster: &str, disk: &SimulatedDisk, proposal: &[u64]) -> Citizen {
-    let env: Env = World::real(id).node(disk.syncs() + 100 * id);
+    // Each draws its own numbers, as processes do.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let env: Env = World::real(NEXT.fetch_add(1, Ordering::Relaxed)).node(id);
     let identity = Identity::open(&env, disk, cluster, NodeId::new(id)).expect("its own");
     let proposal = proposal.iter().copied().map(NodeId::new).collect();
     let passport = Arc::new(Passport::new(Arc::new(identity), proposal));
@@ -359,6 +363,8 @@ fn a_node_that_lost_its_disk_is_not_let_in_again() {
         let error = impostor.hello(1, &one).await.unwrap_err();
         assert!(error.certainly_not_executed() && error.to_string().contains("store"), "{error}");
         assert!(impostor.passport.exposed().await.contains("node 1 knows node 2"));
+        // A crash of the disk takes it away from the process that had it open.
+        disks[2].crash(1);
         let impostor = citizen(2, "x", &disks[2], &[1, 2]).await;
         let error = one.hello(2, &impostor).await.unwrap_err();
         assert!(error.certainly_not_executed(), "{error}");
@@ -366,7 +372,8 @@ fn a_node_that_lost_its_disk_is_not_let_in_again() {
         assert!(one.passport.exposed().now_or_never().is_none(), "node 1 is in order");
 
         // The right one comes back, and so does the one that remembers.
-        let one = citizen(1, "x", &disks[0].clone(), &[1, 2]).await;
+        disks[0].crash(1);
+        let one = citizen(1, "x", &disks[0], &[1, 2]).await;
         assert_eq!(two.hello(1, &one).await.unwrap(), "hello");
         assert_eq!(one.meet(2, &impostor).await, Err(Verdict::Changed));
     });
