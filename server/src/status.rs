@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::banner::{right_align, table};
 use crate::cli::{Address, StatusArgs};
 use crate::config::fresh_seed;
-use crate::console::{StopSignals, say};
+use crate::console::StopSignals;
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -105,20 +105,28 @@ struct ReplicaStatus {
 /// # Errors
 /// If it can't be found out; with `--watch`, the first time only.
 pub async fn run(args: StatusArgs) -> Result<(), StatusError> {
+    match look(args).await {
+        // Nobody reads any more.
+        Err(StatusError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+async fn look(args: StatusArgs) -> Result<(), StatusError> {
     let env: Env = World::real(fresh_seed()).node(0);
     let first = ask(&env, &args.connect).await?;
     if args.json {
         let document = serde_json::to_string_pretty(&first).map_err(io::Error::other)?;
-        return Ok(say(&document)?);
+        return Ok(print(&document)?);
     }
     if !args.watch {
-        return Ok(say(&show(&first))?);
+        return Ok(print(&show(&first))?);
     }
     let mut stop = StopSignals::new()?;
     let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
     let mut text = show(&first);
     loop {
-        say(&format!("{clear}{text}\n"))?;
+        print(&format!("{clear}{text}\n"))?;
         let next = async {
             env.sleep(AGAIN).await;
             ask(&env, &args.connect).await
@@ -128,6 +136,11 @@ pub async fn run(args: StatusArgs) -> Result<(), StatusError> {
             () = stop.next() => return Ok(()),
         };
     }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 async fn ask(env: &Env, address: &Address) -> Result<Status, StatusError> {

@@ -29,19 +29,17 @@ use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use meridian_storage::NodeId;
-use meridian_truetime::env::{Elapsed, Env, EnvironmentExt, Moment, Work};
+use meridian_truetime::env::{Elapsed, Env, EnvironmentExt, Moment};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Code, ConnectError, Request, Response, Status, Streaming};
+use tonic::{Code, ConnectError, Request, Status, Streaming};
 
-use super::local::{self, Home};
+use super::local::Home;
 use super::stream::{self, Inlet, Outlet, Window};
 use super::{
-    Incoming, MAX_MESSAGE, NetError, Outgoing, Registry, STREAM_WINDOW, Service, ServiceError,
-    ServiceName, Transport, check_size,
+    Incoming, NetError, Outgoing, Registry, STREAM_WINDOW, ServiceError, ServiceName, Transport,
+    check_size,
 };
 
 mod delay;
@@ -51,20 +49,18 @@ mod peer;
 mod proto {
     tonic::include_proto!("meridian.mesh.v1");
 }
+mod server;
 
 use delay::{delayed, pass};
-use passport::{Beginning, Claim};
-use peer::{Connected, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Peers};
-use proto::mesh_server::{Mesh, MeshServer};
-use proto::{CallRequest, CallResponse, Frame, MeetRequest, MeetResponse};
+use passport::Beginning;
+use peer::{Client, Connected, Peers};
+use proto::{CallRequest, Frame, MeetRequest};
+use server::MeshNode;
 
 pub use delay::Latency;
 pub use passport::{MeetError, Passport, Refusal, Verdict};
 
-/// How long a server that is told to stop waits for the calls that it is executing.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
-
-/// How long nodes that have something to say to each other may take to meet first.
+/// How long a node may take to answer a greeting.
 const MEETING: Duration = Duration::from_secs(2);
 
 /// What a message may take on the wire beyond its bytes.
@@ -189,34 +185,30 @@ impl GrpcTransport {
     /// # Errors
     /// When the other can't be reached, or one of the two refuses to talk to the other.
     pub async fn meet(&self, to: NodeId, deadline: Duration) -> Result<(), MeetError> {
-        let Some(passport) = &self.0.passport else { return Ok(()) };
         let meeting = async {
-            let connected = self.0.peers.connect(&self.0.home.env, to).await?;
-            self.introduce(passport, &connected, to).await
+            let connected = self.connect(to).await?;
+            // A new connection has just been greeted, but what an old one has learnt is old.
+            self.introduce(connected.client, to).await
         };
         let met = self.0.home.env.timeout(deadline, meeting).await;
         met.unwrap_or_else(|Elapsed| Err(NetError::DeadlineExceeded { to, deadline }.into()))
     }
 
-    async fn introduce(
-        &self,
-        passport: &Passport,
-        connected: &Connected,
-        to: NodeId,
-    ) -> Result<(), MeetError> {
+    /// Says who this node is, and learns who the other is.
+    async fn introduce(&self, mut client: Client, to: NodeId) -> Result<(), MeetError> {
+        let Some(passport) = &self.0.passport else { return Ok(()) };
         let Beginning { voters, done } = passport.beginning();
         let voters = voters.into_iter().map(NodeId::get).collect();
         let mut request = Request::new(MeetRequest { voters, done });
         self.sign(request.metadata_mut(), to)?;
-        let answer = match connected.client.clone().meet(request).await {
+        let answer = match client.meet(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
-                let error = self.failed(&status, to, "meeting", connected);
+                self.heed(&status);
+                let reason = status.message().to_owned();
                 return Err(match verdict(&status) {
-                    Some(verdict) => {
-                        Refusal { verdict, reason: status.message().to_owned() }.into()
-                    }
-                    None => error.into(),
+                    Some(verdict) => Refusal { verdict, reason }.into(),
+                    None => meaning(&status, to, "meeting").into(),
                 });
             }
         };
@@ -228,23 +220,26 @@ impl GrpcTransport {
     }
 
     /// A connection to a node that this one has met.
-    fn reach(&self, to: NodeId) -> BoxFuture<'_, Result<Connected, NetError>> {
-        let Shared { home, peers, passport, .. } = &*self.0;
-        async move {
-            let connected = peers.connect(&home.env, to).await?;
-            let stranger = |passport: &&Arc<Passport>| passport.identity().store_of(to).is_none();
-            if let Some(passport) = passport.as_ref().filter(stranger) {
-                let introduced = self.introduce(passport, &connected, to);
-                match home.env.timeout(MEETING, introduced).await {
-                    Ok(met) => met.map_err(|error| NetError::unreachable(to, error))?,
-                    Err(Elapsed) => {
-                        return Err(NetError::unreachable(to, "it doesn't say who it is"));
-                    }
-                }
+    fn connect(&self, to: NodeId) -> BoxFuture<'_, Result<Connected, MeetError>> {
+        let transport = self.clone();
+        let greet = move |client| {
+            async move {
+                let met = transport.introduce(client, to);
+                let silent = || NetError::unreachable(to, "it doesn't say who it is");
+                let met = transport.0.home.env.timeout(MEETING, met).await;
+                met.unwrap_or_else(|Elapsed| Err(silent().into()))
             }
-            Ok(connected)
-        }
-        .boxed()
+            .boxed()
+        };
+        self.0.peers.connect(&self.0.home.env, to, greet).boxed()
+    }
+
+    /// As [`GrpcTransport::connect`]; whatever is in the way, nothing was executed.
+    async fn reach(&self, to: NodeId) -> Result<Connected, NetError> {
+        self.connect(to).await.map_err(|error| match error {
+            MeetError::Unreachable(error @ NetError::Unreachable { .. }) => error,
+            error => NetError::unreachable(to, error),
+        })
     }
 
     /// Says from whom a request is and to whom.
@@ -289,13 +284,18 @@ impl GrpcTransport {
         if status.source().is_some() {
             self.0.peers.lost(to, connected);
         }
+        self.heed(status);
+        meaning(status, to, service)
+    }
+
+    /// Takes note of another node's verdict.
+    fn heed(&self, status: &Status) {
         if let (Some(verdict), Some(passport)) = (verdict(status), &self.0.passport) {
             passport.complain(status.message());
             if verdict == Verdict::Impostor {
                 passport.expose(status.message());
             }
         }
-        meaning(status, to, service)
     }
 
     /// Serves the other nodes' calls and streams until `shutdown`. Then calls that are being
@@ -309,15 +309,12 @@ impl GrpcTransport {
         shutdown: impl Future<Output = ()> + Send,
     ) -> std::io::Result<()> {
         let Shared { home, passport, traffic, .. } = &*self.0;
-        let (stop, stopping) = watch::channel(false);
-        let env = Arc::clone(&home.env);
         let node = MeshNode {
             home: home.clone(),
             passport: passport.clone(),
             traffic: Arc::clone(traffic),
-            stopping: stopping.clone(),
         };
-        serve_node(node, listener, env, stop, stopping, shutdown).await
+        node.serve(listener, shutdown).await
     }
 
     /// Carries one stream from its opening to its end, or until its opener stops reading.
@@ -328,7 +325,7 @@ impl GrpcTransport {
         to: NodeId,
         service: ServiceName,
     ) -> Result<(), NetError> {
-        let connected = match select(self.reach(to), inlet.closed().boxed()).await {
+        let connected = match select(self.reach(to).boxed(), inlet.closed().boxed()).await {
             Either::Left((connected, _)) => connected?,
             Either::Right(_) => return Ok(()),
         };
@@ -504,167 +501,6 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let transport = GrpcTransport::new(id, BTreeMap::new(), env, registry);
     transport.serve(listener, shutdown).await
-}
-
-async fn serve_node(
-    node: MeshNode,
-    listener: TcpListener,
-    env: Env,
-    stop: watch::Sender<bool>,
-    mut stopping: watch::Receiver<bool>,
-    shutdown: impl Future<Output = ()> + Send,
-) -> std::io::Result<()> {
-    let mesh = MeshServer::new(node)
-        .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
-        .max_encoding_message_size(MAX_MESSAGE + ENVELOPE);
-    let signal = async move {
-        shutdown.await;
-        stop.send_replace(true);
-    };
-    let serving = Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_concurrent_streams(u32::MAX)
-        .http2_max_pending_accept_reset_streams(Some(10_000))
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .serve_with_incoming_shutdown(
-            mesh,
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            signal,
-        );
-    let out_of_patience = async move {
-        if stopping.wait_for(|stopping| *stopping).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        env.sleep(SHUTDOWN_GRACE).await;
-    };
-    match select(std::pin::pin!(serving), std::pin::pin!(out_of_patience)).await {
-        Either::Left((result, _)) => result.map_err(std::io::Error::other),
-        Either::Right(_) => Ok(()),
-    }
-}
-
-/// A node as the others' server.
-struct MeshNode {
-    home: Home,
-    passport: Option<Arc<Passport>>,
-    traffic: Arc<Traffic>,
-    stopping: watch::Receiver<bool>,
-}
-
-impl MeshNode {
-    /// Whom a request is from, if this node is willing to talk to it.
-    fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
-        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
-        let node = |key| text(key).and_then(|text| text.parse().ok()).map(NodeId::new);
-        let missing = || Status::invalid_argument("not addressed as one Meridian node to another");
-        let (from, to) = node(FROM).zip(node(TO)).ok_or_else(missing)?;
-        let Some(passport) = &self.passport else {
-            if to != self.home.id {
-                let reason = format!("its address leads to node {}", self.home.id);
-                return Err(status(&NetError::unreachable(to, reason)));
-            }
-            return Ok(from);
-        };
-        let store = |key| text(key).and_then(|text| text.parse().ok());
-        let cluster = text(CLUSTER).unwrap_or("none").to_owned();
-        let knows = store(KNOWS);
-        let store = store(STORE).ok_or_else(missing)?;
-        let claim = Claim { cluster, from, store, to, knows };
-        passport.admit(&claim).map_err(|refusal| refused(to, &refusal))?;
-        Ok(from)
-    }
-
-    /// Whom a request is from, and the service that it is for.
-    fn addressed(&self, metadata: &MetadataMap) -> Result<(NodeId, Arc<dyn Service>), Status> {
-        let from = self.admit(metadata)?;
-        let name = metadata.get(SERVICE).and_then(|name| name.to_str().ok());
-        let name = name.ok_or_else(|| Status::invalid_argument("no service is named"))?;
-        let service = self.home.service(name).map_err(|error| status(&error))?;
-        Ok((from, service))
-    }
-}
-
-#[async_trait]
-impl Mesh for MeshNode {
-    async fn meet(&self, request: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
-        let from = self.admit(request.metadata())?;
-        let Some(passport) = &self.passport else {
-            return Err(Status::unimplemented("this node introduces itself to nobody"));
-        };
-        let MeetRequest { voters, done } = request.into_inner();
-        let theirs = Beginning { voters: voters.into_iter().map(NodeId::new).collect(), done };
-        passport.agree(from, &theirs).map_err(|refusal| refused(self.home.id, &refusal))?;
-        let Beginning { voters, done } = passport.beginning();
-        Ok(Response::new(MeetResponse {
-            store: passport.identity().store().to_string(),
-            voters: voters.into_iter().map(NodeId::get).collect(),
-            done,
-        }))
-    }
-
-    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let (from, service) = self.addressed(request.metadata())?;
-        let request = request.into_inner().payload;
-        let here = self.home.id;
-        let work = self.home.env.work(Work::Request);
-        let (done, answer) = oneshot::channel();
-        // In a task of its own, because this future is dropped when the caller gives up.
-        self.home.env.spawn(async move {
-            work.await;
-            let _ = done.send(local::execute(&*service, here, from, request).await);
-        });
-        let answer = answer.await.unwrap_or_else(|_| Err(local::gave_up(here)));
-        let payload = answer.map_err(|error| status(&error))?;
-        self.traffic.count(from, payload.len());
-        Ok(Response::new(CallResponse { payload }))
-    }
-
-    type StreamStream = BoxStream<'static, Result<Frame, Status>>;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<Frame>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
-        let (from, service) = self.addressed(request.metadata())?;
-        let (outgoing, outlet, last_word) = stream::outgoing(from);
-        let (inlet, incoming) = stream::incoming(from);
-        // What is added to the latency, the opener adds.
-        let mut frames = arriving(request.into_inner(), &self.home.env, Duration::ZERO);
-        self.home.env.spawn(async move {
-            match receive(&mut frames, &inlet).await {
-                Ok(Finish::Ended) => {}
-                // The service doesn't want it, but the opener may go on sending.
-                Ok(Finish::ReaderGone) => while let Some(Ok(_)) = frames.next().await {},
-                Err(status) => {
-                    inlet.put(Err(NetError::broken(from, status.message())));
-                }
-            }
-        });
-        let here = self.home.id;
-        self.home.env.spawn(local::serve(service, here, from, incoming, outgoing, last_word));
-        let answers = futures::stream::unfold(
-            (outlet, self.stopping.clone(), Arc::clone(&self.traffic)),
-            move |(mut outlet, mut stopping, traffic)| async move {
-                let item = {
-                    let answer = std::pin::pin!(outlet.next());
-                    let stop = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
-                    match select(answer, stop).await {
-                        Either::Left((item, _)) => item?,
-                        Either::Right(_) => Err(NetError::broken(here, "the node is stopping")),
-                    }
-                };
-                let frame = item.map(|frame| {
-                    traffic.count(from, frame.bytes.len());
-                    Frame { payload: frame.bytes }
-                });
-                Some((frame.map_err(|error| status(&error)), (outlet, stopping, traffic)))
-            },
-        );
-        Ok(Response::new(Box::pin(answers)))
-    }
 }
 
 /// An error of ours as the status in which it travels.

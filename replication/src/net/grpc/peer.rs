@@ -5,16 +5,21 @@
 //! meanwhile waits for the same attempt, and if that fails they all learn it at once. There is no
 //! back-off: the next one who needs the peer tries again, so that a peer which has just come back
 //! is found at once.
+//!
+//! The attempt has succeeded when the peer has answered a greeting, if there is one: the system
+//! accepts connections also for a process that hangs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use meridian_storage::NodeId;
 use meridian_truetime::env::{Env, EnvironmentExt};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
+use super::passport::MeetError;
 use super::proto::mesh_client::MeshClient;
 use super::{CONNECTION_WINDOW, ENVELOPE, MAX_FRAME, WINDOW};
 use crate::net::{MAX_MESSAGE, NetError};
@@ -29,7 +34,10 @@ pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) type Client = MeshClient<Channel>;
 
 /// An attempt to connect: nothing while it lasts, then the connection or why there is none.
-type Attempt = watch::Receiver<Option<Result<Client, String>>>;
+type Attempt = watch::Receiver<Option<Result<Client, MeetError>>>;
+
+/// What is said first on a connection.
+pub(super) type Greeting = BoxFuture<'static, Result<(), MeetError>>;
 
 /// Where the other nodes are, and the connections to them.
 #[derive(Default)]
@@ -64,8 +72,13 @@ impl Peers {
         if self.lock().contains_key(&to) { Ok(()) } else { Err(unknown(to)) }
     }
 
-    /// The connection to `to`.
-    pub async fn connect(&self, env: &Env, to: NodeId) -> Result<Connected, NetError> {
+    /// The connection to `to`; a new one is greeted first.
+    pub async fn connect(
+        &self,
+        env: &Env,
+        to: NodeId,
+        greet: impl FnOnce(Client) -> Greeting + Send + 'static,
+    ) -> Result<Connected, MeetError> {
         let mut attempt = {
             let mut peers = self.lock();
             let peer = peers.get_mut(&to).ok_or_else(|| unknown(to))?;
@@ -73,7 +86,7 @@ impl Peers {
             match peer.attempt.as_ref().filter(|attempt| !failed(attempt)) {
                 Some(attempt) => attempt.clone(),
                 None => {
-                    let attempt = begin(env, &peer.address);
+                    let attempt = begin(env, to, peer.address.clone(), greet);
                     peer.attempt = Some(attempt.clone());
                     attempt
                 }
@@ -85,13 +98,10 @@ impl Peers {
                 break result;
             }
             if attempt.changed().await.is_err() {
-                break Err("this node has stopped".to_owned());
+                break Err(NetError::unreachable(to, "this node has stopped").into());
             }
         };
-        match result {
-            Ok(client) => Ok(Connected { client, attempt }),
-            Err(reason) => Err(NetError::unreachable(to, reason)),
-        }
+        Ok(Connected { client: result?, attempt })
     }
 
     /// The connection has failed: whoever comes next makes another.
@@ -110,22 +120,33 @@ fn unknown(to: NodeId) -> NetError {
     NetError::unreachable(to, "its address is not known")
 }
 
-fn begin(env: &Env, address: &str) -> Attempt {
+fn begin(
+    env: &Env,
+    to: NodeId,
+    address: String,
+    greet: impl FnOnce(Client) -> Greeting + Send + 'static,
+) -> Attempt {
     let (tell, attempt) = watch::channel(None);
-    let address = address.to_owned();
     env.spawn(async move {
-        let connected = match endpoint(&address) {
-            Ok(endpoint) => endpoint.connect().await.map_err(|error| innermost(&error)),
-            Err(error) => Err(format!("bad address {address:?}: {error}")),
-        };
-        let client = connected.map(|channel| {
-            MeshClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
-                .max_encoding_message_size(MAX_MESSAGE + ENVELOPE)
-        });
-        tell.send_replace(Some(client));
+        tell.send_replace(Some(connect(to, &address, greet).await));
     });
     attempt
+}
+
+async fn connect(
+    to: NodeId,
+    address: &str,
+    greet: impl FnOnce(Client) -> Greeting + Send,
+) -> Result<Client, MeetError> {
+    let channel = match endpoint(address) {
+        Ok(endpoint) => endpoint.connect().await.map_err(|error| innermost(&error)),
+        Err(error) => Err(format!("bad address {address:?}: {error}")),
+    };
+    let client = MeshClient::new(channel.map_err(|reason| NetError::unreachable(to, reason))?)
+        .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
+        .max_encoding_message_size(MAX_MESSAGE + ENVELOPE);
+    greet(client.clone()).await?;
+    Ok(client)
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {

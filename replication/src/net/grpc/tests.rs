@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::FutureExt;
 use meridian_storage::{Identity, SimulatedDisk};
 use meridian_truetime::World;
 use tokio::net::TcpSocket;
+use tokio::sync::watch;
 
 use super::*;
+use crate::net::{MAX_MESSAGE, Service};
 
 const ECHO: ServiceName = "echo";
 const SECOND: Duration = Duration::from_secs(1);
@@ -492,5 +493,21 @@ fn a_connection_outlives_the_query_that_needed_it_first() {
         outgoing.send(Bytes::from_static(b"two")).await.unwrap();
         let answer = env.timeout(30 * SECOND, incoming.next()).await.expect("it hangs");
         assert_eq!(answer.unwrap().unwrap(), "two");
+    });
+}
+
+#[test]
+fn a_peer_that_accepts_and_hangs_is_unreachable() {
+    real(async {
+        let one = citizen(1, "x", &SimulatedDisk::new(), &[1, 2]).await;
+        let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = NodeId::new(2);
+        one.transport.set_address(to, hanging.local_addr().unwrap().to_string());
+        let calls = (0..3).map(|_| one.transport.call(to, ECHO, Bytes::new(), 30 * SECOND));
+        let env = World::real(0).node(0);
+        let calls = env.timeout(10 * SECOND, futures::future::join_all(calls)).await;
+        for call in calls.expect("long before its deadline") {
+            assert!(matches!(call, Err(NetError::Unreachable { .. })), "{call:?}");
+        }
     });
 }
