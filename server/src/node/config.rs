@@ -426,10 +426,10 @@ fn check_topology(
 fn check_voters(given: Option<&Spanned<usize>>, nodes: usize) -> Result<usize, Problem> {
     let Some(given) = given else {
         let most = nodes.min(DEFAULT_VOTERS);
-        return Ok(if most % 2 == 0 { most - 1 } else { most });
+        return Ok(if most.is_multiple_of(2) { most - 1 } else { most });
     };
     let (voters, most) = (*given.get_ref(), nodes.min(MAX_VOTERS));
-    if voters % 2 == 0 || voters > most {
+    if voters.is_multiple_of(2) || voters > most {
         let problem = format!(
             "voters = {voters} is not allowed: an odd number up to {most} is, because a majority \
              of them decides and there are {nodes} nodes"
