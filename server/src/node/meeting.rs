@@ -1,6 +1,6 @@
 //! Meeting the other nodes, and how a cluster begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use meridian_replication::net::GrpcTransport;
@@ -105,14 +105,16 @@ pub(super) async fn gather(
 ) -> Result<Vec<NodeId>, StartError> {
     let identity = passport.identity();
     let proposal = config.first_voters();
+    // Who answered an earlier process may know more by now.
+    let mut met = BTreeSet::from([config.id]);
     let mut told = Vec::new();
     let voters = loop {
-        introduce(config, transport).await?;
+        met.append(&mut introduce(config, transport).await?);
         if let Some(voters) = identity.first_voters() {
             break voters;
         }
-        let stranger = |node: &&NodeId| identity.store_of(**node).is_none();
-        let missing: Vec<NodeId> = proposal.iter().filter(stranger).copied().collect();
+        let missing: Vec<NodeId> =
+            proposal.iter().filter(|node| !met.contains(node)).copied().collect();
         if missing.is_empty() {
             identity.begin(&proposal)?;
             continue;
@@ -136,14 +138,20 @@ pub(super) async fn gather(
     }
 }
 
-/// Introduces this node to all others that can be reached.
-async fn introduce(config: &StartConfig, transport: &GrpcTransport) -> Result<(), Refused> {
+/// Introduces this node to all others that can be reached; who they are.
+async fn introduce(
+    config: &StartConfig,
+    transport: &GrpcTransport,
+) -> Result<BTreeSet<NodeId>, Refused> {
     let peers = config.peers();
+    let mut reached = BTreeSet::new();
     let meetings = peers.keys().map(|peer| transport.meet(*peer, ANSWER));
     let met = futures::future::join_all(meetings).await;
     for (peer, met) in peers.keys().zip(met) {
         match met {
-            Ok(()) => {}
+            Ok(()) => {
+                reached.insert(*peer);
+            }
             // That one is not who it should be; it is told, too, and it is logged.
             Err(MeetError::Refused(Refusal { verdict: Verdict::Changed, .. })) => {}
             Err(MeetError::Refused(Refusal { verdict, reason })) => {
@@ -155,7 +163,7 @@ async fn introduce(config: &StartConfig, transport: &GrpcTransport) -> Result<()
             }
         }
     }
-    Ok(())
+    Ok(reached)
 }
 
 fn waiting(config: &StartConfig, missing: &[NodeId]) -> String {
