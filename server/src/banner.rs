@@ -53,13 +53,13 @@ fn round_trips(config: &DemoConfig) -> Table {
     table
 }
 
-fn table() -> Table {
+pub(crate) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table
 }
 
-fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
+pub(crate) fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -88,7 +88,7 @@ mod tests {
 
     fn shown(args: &[&str]) -> String {
         let cli = Cli::try_parse_from([&["meridian"], args].concat()).expect("parses");
-        banner(&DemoConfig::from_args(cli.into_demo()).expect("valid"))
+        banner(&DemoConfig::from_args(cli.into_demo().expect("a demo")).expect("valid"))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,14 +14,19 @@ distributed transactions. Clients connect with PostgreSQL's protocol, psql for e
 
 Without a command it runs `demo`: a whole cluster in this process, one node per region of a
 topology, in real time, over a simulated network that is as slow as the real one would be. Every
-node has a port of its own, so that one connects *from* a region and feels its latency.";
+node has a port of its own, so that one connects *from* a region and feels its latency.
+
+`start` runs one node of a real cluster, whose nodes are processes that talk over gRPC; `status`
+shows how either kind of cluster stands.";
 
 const EXAMPLES: &str = "\
 Examples:
   meridian                                    three regions, data in ./meridian-data
   meridian --ephemeral --topology local       no latency, nothing kept
   meridian --topology us-eu-3 --epsilon 10ms  clocks known to 10 ms only
-  psql -h 127.0.0.1 -p 5433                   connect to the first node";
+  psql -h 127.0.0.1 -p 5433                   connect to the first node
+  meridian start --config node1.toml          one node of a real cluster
+  meridian status --connect 127.0.0.1:5433    nodes, tablets, leaders and replicas";
 
 /// The command line of `meridian`.
 #[derive(Debug, Parser)]
@@ -47,16 +53,80 @@ pub struct Cli {
 pub enum Command {
     /// Run a cluster of several regions in this process
     Demo(DemoArgs),
+    /// Run one node of a cluster of processes, over gRPC
+    Start(StartArgs),
+    /// Show a cluster's nodes, tablets, leaders and replicas
+    Status(StatusArgs),
 }
 
 impl Cli {
-    /// The demo's options, wherever they were given.
+    /// What to do.
     #[must_use]
-    pub fn into_demo(self) -> DemoArgs {
-        match self.command {
-            Some(Command::Demo(demo)) => demo,
-            None => self.demo,
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Demo(self.demo))
+    }
+
+    /// The options of a demo; none for other commands.
+    #[must_use]
+    pub fn into_demo(self) -> Option<DemoArgs> {
+        match self.into_command() {
+            Command::Demo(demo) => Some(demo),
+            Command::Start(_) | Command::Status(_) => None,
         }
+    }
+}
+
+/// The options of `meridian start`.
+#[derive(Clone, Debug, Args)]
+pub struct StartArgs {
+    /// The node's configuration, a TOML file (there are samples in the folder examples)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What to log to stderr, e.g. `info` [default: what the file says, else `$RUST_LOG`, else warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The options of `meridian status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Any node's address for SQL
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5433", value_parser = address)]
+    pub connect: Address,
+    /// One JSON document instead of tables
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
+    /// Again every second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name or an IP address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    let example = "an address looks like 127.0.0.1:5433";
+    let (host, port) = text.rsplit_once(':').ok_or(example)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match port.parse() {
+        Ok(port) if port > 0 && !host.is_empty() => Ok(Address { host: host.to_owned(), port }),
+        _ => Err(example.to_owned()),
     }
 }
 
@@ -107,7 +177,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<DemoArgs, clap::Error> {
-        Cli::try_parse_from([&["meridian"], args].concat()).map(Cli::into_demo)
+        let cli = Cli::try_parse_from([&["meridian"], args].concat())?;
+        Ok(cli.into_demo().expect("a demo"))
     }
 
     #[test]
@@ -127,6 +198,13 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_read_and_written() {
+        for text in ["127.0.0.1:5433", "db.example.com:1", "[::1]:65535"] {
+            assert_eq!(address(text).expect("valid").to_string(), text);
+        }
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         for args in [
             &["--nodes", "10"][..],
@@ -137,6 +215,10 @@ mod tests {
             &["--ephemeral", "--data-dir", "x"],
             &["--port", "6000", "demo"],
             &["serve"],
+            &["start"],
+            &["status", "--json", "--watch"],
+            &["status", "--connect", "nowhere"],
+            &["status", "--connect", "127.0.0.1:0"],
         ] {
             assert_eq!(parse(args).expect_err("refused").exit_code(), 2, "{args:?}");
         }

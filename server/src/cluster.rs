@@ -22,7 +22,7 @@ use meridian_txn::{Member, Node, NodeOptions, TxnError};
 
 use crate::config::{DataPlace, NodeConfig};
 
-mod view;
+pub(crate) mod view;
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]

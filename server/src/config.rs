@@ -95,7 +95,7 @@ impl DemoConfig {
 }
 
 /// A seed that nobody can guess: the keys of cancel requests are drawn from it too.
-fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     RandomState::new().hash_one(())
 }
 
@@ -108,7 +108,7 @@ mod tests {
 
     fn config(args: &[&str]) -> Result<DemoConfig, ConfigError> {
         let cli = Cli::try_parse_from([&["meridian"], args].concat()).expect("parses");
-        DemoConfig::from_args(cli.into_demo())
+        DemoConfig::from_args(cli.into_demo().expect("a demo"))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `meridian demo`: a cluster in this process, and a port for each of its nodes.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use meridian_truetime::{ClockSettings, Env, EnvironmentExt, World};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::banner::banner;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::config::{ConfigError, DemoConfig, NodeConfig};
+use crate::console::{StopSignals, say};
 use crate::pg::{FrontEnd, Limits, NodeSource};
 
 /// How long sessions may take to end when the server stops.
@@ -105,36 +105,6 @@ async fn listen(nodes: &[NodeConfig]) -> Result<Vec<TcpListener>, DemoError> {
         listeners.push(listener.map_err(|error| DemoError::Port { port, error })?);
     }
     Ok(listeners)
-}
-
-/// Prints at once, even into a pipe.
-fn say(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        // Nobody reads any more; the cluster runs on.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
-}
-
-/// The signals that stop the server.
-struct StopSignals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 fn cluster_options(config: &DemoConfig) -> ClusterOptions {

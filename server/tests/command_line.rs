@@ -13,7 +13,7 @@ fn meridian(args: &[&str]) -> (Option<i32>, String, String) {
 fn help_and_version_go_to_stdout() {
     let (code, out, error) = meridian(&["--help"]);
     assert_eq!((code, error.as_str()), (Some(0), ""));
-    for part in ["demo", "--topology", "us-eu-3", "5433", "RUST_LOG"] {
+    for part in ["demo", "start", "status", "--topology", "us-eu-3", "5433", "RUST_LOG"] {
         assert!(out.contains(part), "{part} is missing:\n{out}");
     }
     let (code, out, _) = meridian(&["--version"]);
@@ -27,6 +27,9 @@ fn mistakes_go_to_stderr_with_their_exit_codes() {
         (&["--log", "a=b=c"], 1, "log filter"),
         (&["--topology", "mars"], 1, "mars"),
         (&["--port", "65535"], 1, "--port"),
+        (&["start"], 2, "--config"),
+        (&["start", "--config", "nowhere.toml"], 1, "nowhere.toml: it can't be read"),
+        (&["status", "--connect", "127.0.0.1:1"], 1, "127.0.0.1:1 can't be reached"),
     ] {
         let (ended, out, error) = meridian(args);
         assert_eq!((ended, out.as_str()), (Some(code), ""), "{args:?}: {error}");

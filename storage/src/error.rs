@@ -36,6 +36,16 @@ pub enum StorageError {
         /// What gives it away.
         detail: String,
     },
+    /// The folder is another node's.
+    #[error("{place} belongs to {owner}, not to {asked}")]
+    OtherNode {
+        /// The folder.
+        place: String,
+        /// Whose it is: "node 2 of cluster x".
+        owner: String,
+        /// Who wanted it.
+        asked: String,
+    },
     /// What was read back is not what can have been written.
     #[error("{file} is damaged: {detail}")]
     Damaged {
@@ -96,6 +106,9 @@ impl StorageError {
                 "Use the version of Meridian that wrote it, or choose another folder with \
                  --data-dir.",
             ),
+            Self::OtherNode { .. } => {
+                Some("Correct the cluster, the node or the data folder in the configuration.")
+            }
             Self::NotOurs { .. } => Some("Choose an empty or new folder with --data-dir."),
             Self::Damaged { .. } => Some(
                 "Move the folder away and let the node join again under a new id; the other \

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `lock` | the lock of the folder, and the process id of its owner |
 //! | `format` | the version of all the others, and whether their creation was completed |
+//! | `identity` | in a cluster of processes: whose folder it is, and whom it has met |
 //! | `log.redb` | the Raft logs of all tablets: entries by (group, index), votes, purge points |
 //! | `data.redb` | the rows of all tablets by (key, timestamp descending), and records by name |
 //!
@@ -46,6 +47,7 @@
 mod data;
 mod disk;
 mod error;
+mod identity;
 mod ids;
 mod key;
 mod log;
@@ -58,6 +60,7 @@ pub use data::{
 };
 pub use disk::{Disk, DiskFaults, DiskFile, FolderDisk, SimulatedDisk};
 pub use error::{FORMAT_VERSION, StorageError};
+pub use identity::{Identity, NoStoreId, StoreId};
 pub use ids::{NodeId, TabletId};
 pub use key::{KeyBuilder, KeyError, KeyReader, KeyType, KeyValue, Order};
 pub use log::{LogMeta, LogStore};

@@ -13,7 +13,7 @@ use crate::log::{self, LOG_FILE, LogStore};
 use crate::writer::panicked;
 
 /// The file that says what the others are.
-const FORMAT_FILE: &str = "format";
+pub(crate) const FORMAT_FILE: &str = "format";
 /// What it begins with, followed by the version and by whether the files are complete.
 const FORMAT_MAGIC: &str = "meridian storage ";
 /// Its length; below a sector, so that it is rewritten whole or not at all.

@@ -2,8 +2,8 @@
 //!
 //! A node is a client of every other node (through [`GrpcTransport`], which connects when it first
 //! has something to send, and again whenever the connection is gone) and a server for all of them
-//! ([`serve`]). The messages are in `proto/mesh.proto`; who sends what to which service is in the
-//! metadata.
+//! ([`GrpcTransport::serve`]). The messages are in `proto/mesh.proto`; who sends what to which
+//! service is in the metadata.
 //!
 //! Which errors say that a request was certainly not executed: those of connecting, and those that
 //! this server gives before it has called the service, marked as ours in the metadata. Whatever
@@ -11,6 +11,10 @@
 //!
 //! The connection's window is far larger than the streams' windows, so that a stream whose reader
 //! sleeps doesn't hold up the others. Keep-alives notice a peer that vanished.
+//!
+//! With a [`Passport`], nodes tell each other who they are and refuse whom they don't know as such.
+//! With a [`Latency`], a peer seems farther away than it is: whoever calls or opens a stream delays
+//! both directions of it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -21,43 +25,43 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::Stream;
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use meridian_storage::NodeId;
-use meridian_truetime::env::{Elapsed, Env, EnvironmentExt, Work};
+use meridian_truetime::env::{Elapsed, Env, EnvironmentExt, Moment};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Code, ConnectError, Request, Response, Status, Streaming};
+use tonic::{Code, ConnectError, Request, Status, Streaming};
 
-use super::local::{self, Home};
+use super::local::Home;
 use super::stream::{self, Inlet, Outlet, Window};
 use super::{
-    Incoming, MAX_MESSAGE, NetError, Outgoing, Registry, STREAM_WINDOW, Service, ServiceError,
-    ServiceName, Transport, check_size,
+    Incoming, NetError, Outgoing, Registry, STREAM_WINDOW, ServiceError, ServiceName, Transport,
+    check_size,
 };
 
+mod delay;
+mod passport;
+mod peer;
 #[allow(missing_docs, unused_qualifications, clippy::pedantic, reason = "generated code")]
 mod proto {
     tonic::include_proto!("meridian.mesh.v1");
 }
+mod server;
 
-use proto::mesh_client::MeshClient;
-use proto::mesh_server::{Mesh, MeshServer};
-use proto::{CallRequest, CallResponse, Frame};
+use delay::{delayed, pass};
+use passport::Beginning;
+use peer::{Client, Connected, Peers};
+use proto::{CallRequest, Frame, MeetRequest};
+use server::MeshNode;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub use delay::Latency;
+pub use passport::{MeetError, Passport, Refusal, Verdict};
 
-/// An idle peer is pinged this often, and given up if it doesn't answer in time: after some five
-/// seconds in all.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long a server that is told to stop waits for the calls that it is executing.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How long a node may take to answer a greeting.
+const MEETING: Duration = Duration::from_secs(2);
 
 /// What a message may take on the wire beyond its bytes.
 const ENVELOPE: usize = 64;
@@ -75,26 +79,48 @@ const FROM: &str = "meridian-from";
 const TO: &str = "meridian-to";
 const SERVICE: &str = "meridian-service";
 
+/// The sender's cluster and store, and the store by which it knows the receiver.
+const CLUSTER: &str = "meridian-cluster";
+const STORE: &str = "meridian-store";
+const KNOWS: &str = "meridian-knows";
+
 /// In the metadata of a status: which [`NetError`] our own server meant.
 const OUTCOME: &str = "meridian-outcome";
 const UNREACHABLE: &str = "unreachable";
 const NO_SUCH_SERVICE: &str = "no-such-service";
 const REFUSED: &str = "refused";
 
-/// One node's way to the others over gRPC.
-pub struct GrpcTransport {
-    home: Home,
-    peers: Mutex<BTreeMap<NodeId, Peer>>,
+/// In the metadata of a status: which [`Verdict`] keeps the nodes apart.
+const VERDICT: &str = "meridian-verdict";
+
+/// Messages and their bytes that this node has sent, by receiver.
+#[derive(Debug, Default)]
+struct Traffic(Mutex<BTreeMap<NodeId, (u64, u64)>>);
+
+impl Traffic {
+    fn count(&self, to: NodeId, size: usize) {
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (messages, bytes) = sent.entry(to).or_default();
+        *messages += 1;
+        *bytes += size as u64;
+    }
 }
 
-struct Peer {
-    address: String,
-    client: Option<MeshClient<Channel>>,
+/// One node's way to the others over gRPC; a clone is the same one.
+#[derive(Clone)]
+pub struct GrpcTransport(Arc<Shared>);
+
+struct Shared {
+    home: Home,
+    peers: Peers,
+    passport: Option<Arc<Passport>>,
+    latencies: BTreeMap<NodeId, Latency>,
+    traffic: Arc<Traffic>,
 }
 
 impl GrpcTransport {
     /// The transport of node `id`, which finds the others at `addresses` (host and port). Nothing
-    /// is connected yet.
+    /// is connected yet. It believes whoever it talks to.
     #[must_use]
     pub fn new(
         id: NodeId,
@@ -102,35 +128,134 @@ impl GrpcTransport {
         env: Env,
         registry: Registry,
     ) -> Self {
-        let peer = |(id, address)| (id, Peer { address, client: None });
-        let peers = Mutex::new(addresses.into_iter().map(peer).collect());
-        Self { home: Home { id, env, registry }, peers }
+        Self::build(Home { id, env, registry }, addresses, None, BTreeMap::new())
+    }
+
+    /// The transport of the passport's node, which talks only to those who are who it thinks they
+    /// are, and as if they were `latencies` farther away.
+    #[must_use]
+    pub fn with_passport(
+        passport: Arc<Passport>,
+        addresses: BTreeMap<NodeId, String>,
+        latencies: BTreeMap<NodeId, Latency>,
+        env: Env,
+        registry: Registry,
+    ) -> Self {
+        let id = passport.identity().node();
+        Self::build(Home { id, env, registry }, addresses, Some(passport), latencies)
+    }
+
+    fn build(
+        home: Home,
+        addresses: BTreeMap<NodeId, String>,
+        passport: Option<Arc<Passport>>,
+        latencies: BTreeMap<NodeId, Latency>,
+    ) -> Self {
+        let (peers, traffic) = (Peers::new(addresses), Arc::default());
+        Self(Arc::new(Shared { home, peers, passport, latencies, traffic }))
     }
 
     /// Says where to find a node from now on.
     pub fn set_address(&self, node: NodeId, address: String) {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if peers.get(&node).is_none_or(|peer| peer.address != address) {
-            peers.insert(node, Peer { address, client: None });
-        }
+        self.0.peers.set_address(node, address);
     }
 
-    /// The client of a node's connection, which connects by itself when it is used.
-    fn client(&self, to: NodeId) -> Result<MeshClient<Channel>, NetError> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = || NetError::unreachable(to, "its address is not known");
-        let peer = peers.get_mut(&to).ok_or_else(unknown)?;
-        if let Some(client) = &peer.client {
-            return Ok(client.clone());
+    /// How many messages this node has sent to another since it started, and how many bytes they
+    /// had: requests, answers, and messages of streams, without any framing.
+    #[must_use]
+    pub fn sent(&self, to: NodeId) -> (u64, u64) {
+        let sent = self.0.traffic.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.get(&to).copied().unwrap_or_default()
+    }
+
+    /// The node's steady clock, for measuring its calls.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.0.home.env.moment()
+    }
+
+    /// The latency added between this node and another.
+    #[must_use]
+    pub fn latency(&self, to: NodeId) -> Latency {
+        self.0.latencies.get(&to).copied().unwrap_or_default()
+    }
+
+    /// Introduces this node to another, and learns what that knows of the cluster's beginning.
+    ///
+    /// # Errors
+    /// When the other can't be reached, or one of the two refuses to talk to the other.
+    pub async fn meet(&self, to: NodeId, deadline: Duration) -> Result<(), MeetError> {
+        let meeting = async {
+            let connected = self.connect(to).await?;
+            // A new connection has just been greeted, but what an old one has learnt is old.
+            self.introduce(connected.client, to).await
+        };
+        let met = self.0.home.env.timeout(deadline, meeting).await;
+        met.unwrap_or_else(|Elapsed| Err(NetError::DeadlineExceeded { to, deadline }.into()))
+    }
+
+    /// Says who this node is, and learns who the other is.
+    async fn introduce(&self, mut client: Client, to: NodeId) -> Result<(), MeetError> {
+        let Some(passport) = &self.0.passport else { return Ok(()) };
+        let Beginning { voters, done } = passport.beginning();
+        let voters = voters.into_iter().map(NodeId::get).collect();
+        let mut request = Request::new(MeetRequest { voters, done });
+        self.sign(request.metadata_mut(), to)?;
+        let answer = match client.meet(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                self.heed(&status);
+                let reason = status.message().to_owned();
+                return Err(match verdict(&status) {
+                    Some(verdict) => Refusal { verdict, reason }.into(),
+                    None => meaning(&status, to, "meeting").into(),
+                });
+            }
+        };
+        let store = answer.store.parse().map_err(|error| NetError::broken(to, error))?;
+        let voters = answer.voters.into_iter().map(NodeId::new).collect();
+        passport.remember(to, store)?;
+        passport.agree(to, &Beginning { voters, done: answer.done })?;
+        Ok(())
+    }
+
+    /// A connection to a node that this one has met.
+    fn connect(&self, to: NodeId) -> BoxFuture<'_, Result<Connected, MeetError>> {
+        let transport = self.clone();
+        let greet = move |client| {
+            async move {
+                let met = transport.introduce(client, to);
+                let silent = || NetError::unreachable(to, "it doesn't say who it is");
+                let met = transport.0.home.env.timeout(MEETING, met).await;
+                met.unwrap_or_else(|Elapsed| Err(silent().into()))
+            }
+            .boxed()
+        };
+        self.0.peers.connect(&self.0.home.env, to, greet).boxed()
+    }
+
+    /// As [`GrpcTransport::connect`]; whatever is in the way, nothing was executed.
+    async fn reach(&self, to: NodeId) -> Result<Connected, NetError> {
+        self.connect(to).await.map_err(|error| match error {
+            MeetError::Unreachable(error @ NetError::Unreachable { .. }) => error,
+            error => NetError::unreachable(to, error),
+        })
+    }
+
+    /// Says from whom a request is and to whom.
+    fn sign(&self, metadata: &mut MetadataMap, to: NodeId) -> Result<(), NetError> {
+        metadata.insert(FROM, self.0.home.id.get().into());
+        metadata.insert(TO, to.get().into());
+        let Some(passport) = &self.0.passport else { return Ok(()) };
+        let claim = passport.claim(to);
+        let knows = claim.knows.map(|store| (KNOWS, store.to_string()));
+        let said = [(CLUSTER, claim.cluster), (STORE, claim.store.to_string())];
+        for (key, value) in said.into_iter().chain(knows) {
+            let value = AsciiMetadataValue::try_from(value)
+                .map_err(|error| NetError::unreachable(to, error))?;
+            metadata.insert(key, value);
         }
-        let channel = endpoint(&peer.address)
-            .map_err(|error| NetError::unreachable(to, format_args!("bad address: {error}")))?
-            .connect_lazy();
-        let client = MeshClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
-            .max_encoding_message_size(MAX_MESSAGE + ENVELOPE);
-        peer.client = Some(client.clone());
-        Ok(client)
+        Ok(())
     }
 
     fn address<T>(
@@ -141,30 +266,95 @@ impl GrpcTransport {
     ) -> Result<Request<T>, NetError> {
         let mut request = Request::new(body);
         let metadata = request.metadata_mut();
-        metadata.insert(FROM, self.home.id.get().into());
-        metadata.insert(TO, to.get().into());
+        self.sign(metadata, to)?;
         let name = AsciiMetadataValue::try_from(service)
             .map_err(|_| NetError::no_such_service(to, service))?;
         metadata.insert(SERVICE, name);
         Ok(request)
     }
-}
 
-fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+    /// What a status says about a request, with the consequences for this node.
+    fn failed(
+        &self,
+        status: &Status,
+        to: NodeId,
+        service: ServiceName,
+        connected: &Connected,
+    ) -> NetError {
+        if status.source().is_some() {
+            self.0.peers.lost(to, connected);
+        }
+        self.heed(status);
+        meaning(status, to, service)
+    }
+
+    /// Takes note of another node's verdict.
+    fn heed(&self, status: &Status) {
+        if let (Some(verdict), Some(passport)) = (verdict(status), &self.0.passport) {
+            passport.complain(status.message());
+            if verdict == Verdict::Impostor {
+                passport.expose(status.message());
+            }
+        }
+    }
+
+    /// Serves the other nodes' calls and streams until `shutdown`. Then calls that are being
+    /// executed are still answered, if it doesn't take too long; streams break.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> std::io::Result<()> {
+        let Shared { home, passport, traffic, .. } = &*self.0;
+        let node = MeshNode {
+            home: home.clone(),
+            passport: passport.clone(),
+            traffic: Arc::clone(traffic),
+        };
+        node.serve(listener, shutdown).await
+    }
+
+    /// Carries one stream from its opening to its end, or until its opener stops reading.
+    async fn carry(
+        self,
+        body: BoxStream<'static, stream::Frame>,
+        inlet: Inlet,
+        to: NodeId,
+        service: ServiceName,
+    ) -> Result<(), NetError> {
+        let connected = match select(self.reach(to).boxed(), inlet.closed().boxed()).await {
+            Either::Left((connected, _)) => connected?,
+            Either::Right(_) => return Ok(()),
+        };
+        let (env, latency) = (&self.0.home.env, self.latency(to));
+        let traffic = Arc::clone(&self.0.traffic);
+        let frames = delayed(Arc::clone(env), latency.there, body).map(move |frame| {
+            traffic.count(to, frame.bytes.len());
+            Frame { payload: frame.bytes }
+        });
+        let request = self.address(to, service, frames.boxed())?;
+        let mut client = connected.client.clone();
+        let opening = client.stream(request).boxed();
+        let answers = match select(opening, inlet.closed().boxed()).await {
+            Either::Left((Ok(response), _)) => response.into_inner(),
+            Either::Left((Err(status), _)) => {
+                return Err(self.failed(&status, to, service, &connected));
+            }
+            Either::Right(_) => return Ok(()),
+        };
+        match receive(&mut arriving(answers, env, latency.back), &inlet).await {
+            Ok(Finish::Ended | Finish::ReaderGone) => Ok(()),
+            Err(status) => Err(self.failed(&status, to, service, &connected)),
+        }
+    }
 }
 
 impl fmt::Debug for GrpcTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcTransport").field("node", &self.home.id).finish_non_exhaustive()
+        f.debug_struct("GrpcTransport").field("node", &self.0.home.id).finish_non_exhaustive()
     }
 }
 
@@ -177,15 +367,33 @@ impl Transport for GrpcTransport {
         request: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, NetError> {
-        if to == self.home.id {
-            return self.home.call(service, request, deadline).await;
+        let Shared { home, traffic, .. } = &*self.0;
+        if to == home.id {
+            return home.call(service, request, deadline).await;
         }
         check_size(&request)?;
-        let mut client = self.client(to)?;
+        let give_up = home.env.moment().plus(deadline);
+        let connected = match home.env.timeout(deadline, self.reach(to)).await {
+            Ok(connected) => connected?,
+            Err(Elapsed) => {
+                let reason = format!("no connection within {deadline:?}");
+                return Err(NetError::unreachable(to, reason));
+            }
+        };
+        let latency = self.latency(to);
+        let size = request.len();
         let request = self.address(to, service, CallRequest { payload: request })?;
-        match self.home.env.timeout(deadline, client.call(request)).await {
+        let mut client = connected.client.clone();
+        let exchange = async {
+            pass(&home.env, latency.there).await;
+            traffic.count(to, size);
+            let answer = client.call(request).await;
+            pass(&home.env, latency.back).await;
+            answer
+        };
+        match home.env.timeout(give_up.since(home.env.moment()), exchange).await {
             Ok(Ok(response)) => Ok(response.into_inner().payload),
-            Ok(Err(status)) => Err(meaning(&status, to, service)),
+            Ok(Err(status)) => Err(self.failed(&status, to, service, &connected)),
             Err(Elapsed) => Err(NetError::DeadlineExceeded { to, deadline }),
         }
     }
@@ -195,17 +403,17 @@ impl Transport for GrpcTransport {
         to: NodeId,
         service: ServiceName,
     ) -> Result<(Outgoing, Incoming), NetError> {
-        if to == self.home.id {
-            return self.home.open(service);
+        if to == self.0.home.id {
+            return self.0.home.open(service);
         }
-        let client = self.client(to)?;
+        self.0.peers.check(to)?;
         let (outgoing, outlet, _) = stream::outgoing(to);
         let (inlet, incoming) = stream::incoming(to);
         let gate = Arc::clone(&outlet.gate);
         let (body, lent) = lend(outlet);
-        let request = self.address(to, service, body)?;
-        self.home.env.spawn(async move {
-            let error = carry(client, request, &inlet, to, service).await.err();
+        let transport = self.clone();
+        self.0.home.env.spawn(async move {
+            let error = transport.carry(body, inlet.clone(), to, service).await.err();
             let over = || NetError::broken(to, "the stream is over");
             gate.shut(error.clone().unwrap_or_else(over));
             if let Some(error) = error {
@@ -219,7 +427,7 @@ impl Transport for GrpcTransport {
 
 /// What the opener sends, as the body of a request. A body that is dropped gives the outlet back,
 /// so that its gate is shut by the one who knows why.
-fn lend(outlet: Outlet) -> (impl Stream<Item = Frame> + Send, oneshot::Receiver<Outlet>) {
+fn lend(outlet: Outlet) -> (BoxStream<'static, stream::Frame>, oneshot::Receiver<Outlet>) {
     struct Lent(Option<(Outlet, oneshot::Sender<Outlet>)>);
     impl Drop for Lent {
         fn drop(&mut self) {
@@ -232,30 +440,9 @@ fn lend(outlet: Outlet) -> (impl Stream<Item = Frame> + Send, oneshot::Receiver<
     let body = futures::stream::unfold(Lent(Some((outlet, back))), |mut lent| async move {
         let (outlet, _) = lent.0.as_mut()?;
         let frame = outlet.next().await?.ok()?;
-        Some((Frame { payload: frame.bytes }, lent))
+        Some((frame, lent))
     });
-    (body, lent)
-}
-
-/// Carries one stream from its opening to its end, or until its opener stops reading.
-async fn carry(
-    mut client: MeshClient<Channel>,
-    request: Request<impl Stream<Item = Frame> + Send + 'static>,
-    inlet: &Inlet,
-    to: NodeId,
-    service: ServiceName,
-) -> Result<(), NetError> {
-    let opening = std::pin::pin!(client.stream(request));
-    let unread = std::pin::pin!(inlet.closed());
-    let mut answers = match select(opening, unread).await {
-        Either::Left((Ok(response), _)) => response.into_inner(),
-        Either::Left((Err(status), _)) => return Err(meaning(&status, to, service)),
-        Either::Right(_) => return Ok(()),
-    };
-    match receive(&mut answers, inlet).await {
-        Ok(Finish::Ended | Finish::ReaderGone) => Ok(()),
-        Err(status) => Err(meaning(&status, to, service)),
-    }
+    (body.boxed(), lent)
 }
 
 /// Why no more of a stream is handed to its reader.
@@ -265,25 +452,43 @@ enum Finish {
     ReaderGone,
 }
 
-/// Hands what arrives to the reader, no more than its window at a time.
-async fn receive(frames: &mut Streaming<Frame>, inlet: &Inlet) -> Result<Finish, Status> {
-    let window = Window::new();
+/// What arrives, `latency` later, and no more than a window of it that the reader hasn't taken.
+fn arriving(
+    frames: Streaming<Frame>,
+    env: &Env,
+    latency: Duration,
+) -> BoxStream<'static, Result<stream::Frame, Status>> {
+    let admitted = futures::stream::unfold(Some((frames, Window::new())), |open| async move {
+        let (mut frames, window) = open?;
+        match frames.message().await {
+            Ok(Some(frame)) => {
+                let frame = window.admit(frame.payload).await?;
+                Some((Ok(frame), Some((frames, window))))
+            }
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    delayed(Arc::clone(env), latency, admitted.boxed()).boxed()
+}
+
+/// Hands what arrives to the reader.
+async fn receive(
+    arriving: &mut BoxStream<'static, Result<stream::Frame, Status>>,
+    inlet: &Inlet,
+) -> Result<Finish, Status> {
     let mut unread = std::pin::pin!(inlet.closed());
     loop {
-        let frame = match select(std::pin::pin!(frames.message()), unread.as_mut()).await {
-            Either::Left((frame, _)) => frame?,
+        match select(arriving.next(), unread.as_mut()).await {
+            Either::Left((Some(frame), _)) => drop(inlet.put(Ok(frame?))),
+            Either::Left((None, _)) => return Ok(Finish::Ended),
             Either::Right(_) => return Ok(Finish::ReaderGone),
-        };
-        let Some(frame) = frame else { return Ok(Finish::Ended) };
-        match select(std::pin::pin!(window.admit(frame.payload)), unread.as_mut()).await {
-            Either::Left((Some(frame), _)) => drop(inlet.put(Ok(frame))),
-            Either::Left((None, _)) | Either::Right(_) => return Ok(Finish::ReaderGone),
         }
     }
 }
 
-/// Serves the other nodes' calls and streams until `shutdown`. Then calls that are being executed
-/// are still answered, if it doesn't take too long; streams break.
+/// Serves the calls and streams of nodes that are believed, until `shutdown`; otherwise as
+/// [`GrpcTransport::serve`].
 ///
 /// # Errors
 /// If the listener fails.
@@ -294,120 +499,8 @@ pub async fn serve(
     env: Env,
     shutdown: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let (stop, mut stopping) = watch::channel(false);
-    let home = Home { id, env: Arc::clone(&env), registry };
-    let mesh = MeshServer::new(MeshNode { home, stopping: stopping.clone() })
-        .max_decoding_message_size(MAX_MESSAGE + ENVELOPE)
-        .max_encoding_message_size(MAX_MESSAGE + ENVELOPE);
-    let signal = async move {
-        shutdown.await;
-        stop.send_replace(true);
-    };
-    let serving = Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_concurrent_streams(u32::MAX)
-        .http2_max_pending_accept_reset_streams(Some(10_000))
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .serve_with_incoming_shutdown(
-            mesh,
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            signal,
-        );
-    let out_of_patience = async move {
-        if stopping.wait_for(|stopping| *stopping).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        env.sleep(SHUTDOWN_GRACE).await;
-    };
-    match select(std::pin::pin!(serving), std::pin::pin!(out_of_patience)).await {
-        Either::Left((result, _)) => result.map_err(std::io::Error::other),
-        Either::Right(_) => Ok(()),
-    }
-}
-
-/// A node as the others' server.
-struct MeshNode {
-    home: Home,
-    stopping: watch::Receiver<bool>,
-}
-
-impl MeshNode {
-    /// Whom a request is from, and the service that it is for.
-    fn addressed(&self, metadata: &MetadataMap) -> Result<(NodeId, Arc<dyn Service>), Status> {
-        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
-        let node = |key| text(key).and_then(|text| text.parse().ok()).map(NodeId::new);
-        let missing = || Status::invalid_argument("not addressed as one Meridian node to another");
-        let (from, to) = node(FROM).zip(node(TO)).ok_or_else(missing)?;
-        let service = text(SERVICE).ok_or_else(missing)?;
-        if to != self.home.id {
-            let reason = format!("its address leads to node {}", self.home.id);
-            return Err(status(&NetError::unreachable(to, reason)));
-        }
-        let service = self.home.service(service).map_err(|error| status(&error))?;
-        Ok((from, service))
-    }
-}
-
-#[async_trait]
-impl Mesh for MeshNode {
-    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let (from, service) = self.addressed(request.metadata())?;
-        let request = request.into_inner().payload;
-        let here = self.home.id;
-        let work = self.home.env.work(Work::Request);
-        let (done, answer) = oneshot::channel();
-        // In a task of its own, because this future is dropped when the caller gives up.
-        self.home.env.spawn(async move {
-            work.await;
-            let _ = done.send(local::execute(&*service, here, from, request).await);
-        });
-        let answer = answer.await.unwrap_or_else(|_| Err(local::gave_up(here)));
-        let payload = answer.map_err(|error| status(&error))?;
-        Ok(Response::new(CallResponse { payload }))
-    }
-
-    type StreamStream = BoxStream<'static, Result<Frame, Status>>;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<Frame>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
-        let (from, service) = self.addressed(request.metadata())?;
-        let (outgoing, outlet, last_word) = stream::outgoing(from);
-        let (inlet, incoming) = stream::incoming(from);
-        let mut frames = request.into_inner();
-        self.home.env.spawn(async move {
-            match receive(&mut frames, &inlet).await {
-                Ok(Finish::Ended) => {}
-                // The service doesn't want it, but the opener may go on sending.
-                Ok(Finish::ReaderGone) => while let Ok(Some(_)) = frames.message().await {},
-                Err(status) => {
-                    inlet.put(Err(NetError::broken(from, status.message())));
-                }
-            }
-        });
-        let here = self.home.id;
-        self.home.env.spawn(local::serve(service, here, from, incoming, outgoing, last_word));
-        let answers = futures::stream::unfold(
-            (outlet, self.stopping.clone()),
-            move |(mut outlet, mut stopping)| async move {
-                let item = {
-                    let answer = std::pin::pin!(outlet.next());
-                    let stop = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
-                    match select(answer, stop).await {
-                        Either::Left((item, _)) => item?,
-                        Either::Right(_) => Err(NetError::broken(here, "the node is stopping")),
-                    }
-                };
-                let frame = item.map(|frame| Frame { payload: frame.bytes });
-                Some((frame.map_err(|error| status(&error)), (outlet, stopping)))
-            },
-        );
-        Ok(Response::new(Box::pin(answers)))
-    }
+    let transport = GrpcTransport::new(id, BTreeMap::new(), env, registry);
+    transport.serve(listener, shutdown).await
 }
 
 /// An error of ours as the status in which it travels.
@@ -433,6 +526,19 @@ fn status(error: &NetError) -> Status {
         status.metadata_mut().insert(OUTCOME, AsciiMetadataValue::from_static(outcome));
     }
     status
+}
+
+/// A refusal to talk as the status in which it travels: the request was not executed.
+fn refused(to: NodeId, refusal: &Refusal) -> Status {
+    let mut status = status(&NetError::unreachable(to, &refusal.reason));
+    let verdict = AsciiMetadataValue::from_static(refusal.verdict.name());
+    status.metadata_mut().insert(VERDICT, verdict);
+    status
+}
+
+/// The verdict that a status carries.
+fn verdict(status: &Status) -> Option<Verdict> {
+    Verdict::from_name(status.metadata().get(VERDICT)?.to_str().ok()?)
 }
 
 /// What a status says about a request to `service` at node `to`.

@@ -69,7 +69,8 @@
 //!
 //! # Caveats
 //!
-//! - Nodes are not authenticated: a sender says who it is and is believed.
+//! - Nodes are not authenticated: a sender says who it is and is believed, but for mistakes
+//!   ([`grpc::Passport`]).
 //! - A node's calls and streams to itself touch no network: no delay, no faults, the same rules.
 //! - The network prices a call's handling as [`Work::Request`](meridian_truetime::env::Work) on
 //!   the node that serves it, unless it is the caller itself. A service prices what else it does,

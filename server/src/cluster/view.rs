@@ -64,7 +64,8 @@ fn leader(replicas: &[TabletStatus]) -> Option<&TabletStatus> {
     claims.max_by_key(|status| status.term)
 }
 
-fn tablet_row(replicas: &[TabletStatus]) -> Option<TabletRow> {
+/// A tablet as its replicas that can be asked describe it.
+pub(crate) fn tablet_row(replicas: &[TabletStatus]) -> Option<TabletRow> {
     let leader = leader(replicas);
     // Without a leader, the replica that is the farthest knows best.
     let best = leader.or_else(|| replicas.iter().max_by_key(|status| status.applied_index))?;

@@ -1,5 +1,6 @@
 //! The real binary, started, driven and stopped.
 
+mod processes;
 mod psql;
 mod raw;
 mod server;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use meridian_truetime::{EnvironmentExt, Moment, NodeEnvironment, World};
 
+pub use processes::Processes;
 pub use psql::psql;
 pub use raw::{Raw, cstr, field, frame, kinds};
 pub use server::{Server, Usage, free_ports, run_to_end};

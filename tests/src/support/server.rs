@@ -20,7 +20,7 @@ const READY: &str = "Press Ctrl-C to stop.";
 
 /// The binary under test: `$MERIDIAN_BINARY`, or the one beside this test. `cargo test --workspace`
 /// builds it, because the server's own integration tests need it.
-fn binary() -> PathBuf {
+pub(super) fn binary() -> PathBuf {
     if let Some(given) = std::env::var_os("MERIDIAN_BINARY") {
         return PathBuf::from(given);
     }
@@ -226,7 +226,7 @@ impl Usage {
 }
 
 /// Few clusters at a time: each is a lot of work for the machine.
-async fn turn() -> OwnedSemaphorePermit {
+pub(super) async fn turn() -> OwnedSemaphorePermit {
     static TURNS: OnceLock<Arc<Semaphore>> = OnceLock::new();
     let turns = Arc::clone(TURNS.get_or_init(|| Arc::new(Semaphore::new(2))));
     turns.acquire_owned().await.expect("never closed")

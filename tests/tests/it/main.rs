@@ -6,6 +6,7 @@ mod front_door;
 mod latency;
 mod layering;
 mod nodes;
+mod processes;
 mod protocol;
 mod types;
 mod virtual_time;
