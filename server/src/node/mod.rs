@@ -238,7 +238,7 @@ async fn start(
     registry.register(info::SERVICE, Arc::new(service));
     let engine = Engine::new(Arc::clone(&node), Arc::new(view))
         .map_err(|error| StartError::Engine { node: id, error })?;
-    node.claim_leadership().await.map_err(failed)?;
+    node.claim_leadership().await;
     Ok((node, engine))
 }
 
