@@ -43,6 +43,10 @@ struct State {
     /// Every fragment that was run.
     fragments: Vec<Fragment>,
     writes: Vec<WriteRequest>,
+    /// The keys of every request for rows by their keys.
+    gets: Vec<Vec<Vec<u8>>>,
+    /// The oldest version of each table that may still write.
+    fences: BTreeMap<u64, u64>,
 }
 
 impl FakeTablets {
@@ -73,7 +77,6 @@ impl FakeTablets {
     }
 
     /// What was asked of the tablets besides reading and writing.
-    #[expect(dead_code, reason = "for the statements that are to come")]
     pub(crate) fn calls(&self) -> Vec<String> {
         self.lock().calls.clone()
     }
@@ -93,6 +96,10 @@ impl FakeTablets {
 
     pub(crate) fn take_writes(&self) -> Vec<WriteRequest> {
         std::mem::take(&mut self.lock().writes)
+    }
+
+    pub(crate) fn take_gets(&self) -> Vec<Vec<Vec<u8>>> {
+        std::mem::take(&mut self.lock().gets)
     }
 
     /// Splits the tablet that has the key.
@@ -143,6 +150,11 @@ impl State {
         for mutation in &request.mutations {
             self.check(request.tablet, &KeyRange::point(mutation.key()))?;
         }
+        for (table, version) in &request.schema {
+            if self.fences.get(table).is_some_and(|oldest| version < oldest) {
+                return Err(TxnError::SchemaChanged { table: *table });
+            }
+        }
         let newest = |key: &[u8]| self.rows.get(key).and_then(|versions| versions.last());
         for (key, seen) in &request.reads.keys {
             let there = newest(key).filter(|v| v.1.is_some()).map(|v| v.0);
@@ -177,7 +189,15 @@ impl State {
             };
             self.rows.entry(mutation.key().to_vec()).or_default().push((at, value));
         }
+        for (table, version) in &request.schema {
+            self.fence(*table, *version);
+        }
         Ok(at)
+    }
+
+    fn fence(&mut self, table: u64, version: u64) {
+        let oldest = self.fences.entry(table).or_default();
+        *oldest = version.max(*oldest);
     }
 
     fn at(&self, at: ReadAt) -> Timestamp {
@@ -265,7 +285,8 @@ impl Tablets for FakeTablets {
         keys: Vec<Vec<u8>>,
         at: ReadAt,
     ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.gets.push(keys.clone());
         let at = state.at(at);
         let mut rows = Vec::new();
         for key in keys {
@@ -321,7 +342,7 @@ impl Tablets for FakeTablets {
             voters: vec![NodeId::new(1)],
             read_only: Vec::new(),
             preferred_leader: NodeId::new(1),
-            placement: Placement::default().with(change),
+            placement: Placement { voters: 3, ..Placement::default() }.with(change),
         })
     }
 
@@ -336,6 +357,7 @@ impl Tablets for FakeTablets {
         version: u64,
     ) -> Result<(), TxnError> {
         self.call(format!("fence {range:?} {table} {version}"));
+        self.lock().fence(table, version);
         Ok(())
     }
 

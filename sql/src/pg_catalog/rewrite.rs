@@ -15,6 +15,7 @@
 //! | `ARRAY(SELECT x ...)` | `(SELECT array_agg(x) ...)`, empty for NULL |
 //! | `x = ANY('{a,b}')`, `x <> ALL('{a,b}')` | `x IN ('a', 'b')`, `x NOT IN ('a', 'b')` |
 //! | `x LIKE y ESCAPE '/'` | `x LIKE like_escape(y, '/')` |
+//! | `SELECT pg_partition_ancestors(x)` | a SELECT without rows: no table is partitioned |
 //! | a correlated subquery that doesn't aggregate, an EXISTS in the select list | see [`subqueries`] |
 
 mod arrays;
@@ -84,6 +85,7 @@ impl VisitorMut for Dialect {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         subqueries::drop_what_never_runs(select);
+        no_ancestors(select);
         ControlFlow::Continue(())
     }
 
@@ -154,6 +156,18 @@ impl VisitorMut for Dialect {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// psql asks for the ancestors of a table's partitions where it asks for what refers to the table.
+fn no_ancestors(select: &mut Select) {
+    let [SelectItem::UnnamedExpr(expr)] = select.projection.as_mut_slice() else { return };
+    if let Expr::Function(function) = expr
+        && select.from.is_empty()
+        && catalog_name(&function.name).as_deref() == Some("pg_partition_ancestors")
+    {
+        *expr = build::null();
+        select.selection = Some(Expr::value(Value::Boolean(false)));
     }
 }
 

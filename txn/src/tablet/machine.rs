@@ -9,6 +9,10 @@
 //! to be inserted exists. This is optimistic concurrency control with backward validation (Kung and
 //! Robinson, 1981), in one tablet; locks take its place when transactions span tablets.
 //!
+//! A write that is applied raises the fences of the tables that it names to the versions that it
+//! names: a tablet learns of a newer schema from the first write that was planned under it, and
+//! from then on refuses what was planned under an older one.
+//!
 //! # Caveats
 //!
 //! Validating a range costs as much as reading it did, on every replica.
@@ -32,8 +36,8 @@ pub(crate) struct State {
     pub(crate) descriptor: TabletDescriptor,
     /// The timestamp of the last applied write.
     pub(crate) last_write: Timestamp,
-    /// Tables whose schema has changed, each with the oldest version that may still write. A table
-    /// that isn't here never changed: its id alone says which it is.
+    /// The oldest version of each table's schema that may still write: the newest that a write or a
+    /// fence has named. A table that isn't here was never written.
     pub(crate) fences: BTreeMap<u64, u64>,
     /// Serves nothing any more.
     pub(crate) retired: bool,
@@ -184,6 +188,11 @@ fn validate(
     Ok(Ok(at))
 }
 
+fn raise(fences: &mut BTreeMap<u64, u64>, table: u64, version: u64) {
+    let oldest = fences.entry(table).or_default();
+    *oldest = version.max(*oldest);
+}
+
 impl StateMachine for TabletMachine {
     fn apply(
         &self,
@@ -208,13 +217,15 @@ impl StateMachine for TabletMachine {
                             Mutation::Delete { key } => batch.put(key, at, None),
                         }
                     }
+                    for (table, version) in request.schema {
+                        raise(&mut state.next.fences, table, version);
+                    }
                     state.next.last_write = at;
                 }
                 outcome
             }
             Command::Fence { table, version } => {
-                let oldest = state.next.fences.entry(table).or_default();
-                *oldest = version.max(*oldest);
+                raise(&mut state.next.fences, table, version);
                 Ok(state.next.last_write)
             }
             Command::Retire => {
