@@ -147,8 +147,11 @@ pub(crate) fn root_of(key: &[u8]) -> Option<u64> {
 
 /// The table that a key, or as much of one as a bound has, belongs to: its root table, unless it
 /// goes on with the id of a table interleaved in that.
-pub(crate) fn table_of<'s>(snapshot: &'s CatalogSnapshot, key: &[u8]) -> Option<&'s Arc<TableInfo>> {
-    let root = snapshot.table_by_id(root_of(key)?)?;
+pub(crate) fn table_of<'s>(
+    snapshot: &'s CatalogSnapshot,
+    key: &[u8],
+) -> Option<&'s Arc<TableInfo>> {
+    let root = snapshot.table_by_id(root_of(key)?).filter(|table| table.root == table.id)?;
     let own = row_codec(root).and_then(|codec| codec.table_of(key)).ok();
     own.and_then(|id| snapshot.table_by_id(id)).filter(|own| own.root == root.id).or(Some(root))
 }

@@ -6,8 +6,8 @@ use meridian_txn::{PlacementChange, table_range};
 
 use super::options::TableOptions;
 use super::reference;
-use crate::codec;
 use crate::catalog::TableInfo;
+use crate::codec;
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::txn_error;
 use crate::session::{Notice, Outcome, Session};

@@ -16,7 +16,9 @@ const MAX_COLUMNS: usize = 1_600;
 const MAX_KEY_COLUMNS: usize = 32;
 
 /// The columns, and the positions of those of the primary key.
-pub(super) fn columns(create: &ast::CreateTable) -> Result<(Vec<ColumnInfo>, Vec<usize>), SqlError> {
+pub(super) fn columns(
+    create: &ast::CreateTable,
+) -> Result<(Vec<ColumnInfo>, Vec<usize>), SqlError> {
     let table = create.name.0.last().map(ToString::to_string).unwrap_or_default();
     if create.columns.len() > MAX_COLUMNS {
         let message = format!("tables can have at most {MAX_COLUMNS} columns");

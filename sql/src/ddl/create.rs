@@ -4,9 +4,7 @@ use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::ast;
 use meridian_storage::TabletId;
 use meridian_truetime::EnvironmentExt;
-use meridian_txn::{
-    PlacementChange, TabletDescriptor, TxnError, directory_put, table_range,
-};
+use meridian_txn::{PlacementChange, TabletDescriptor, TxnError, directory_put, table_range};
 
 use super::columns::{check_defaults, columns};
 use super::options::TableOptions;
@@ -233,10 +231,12 @@ fn check_key(table: &TableInfo, parent: &TableInfo) -> Result<(), SqlError> {
             "the primary key of \"{}\" must begin with that of its parent \"{}\"",
             table.name, parent.name
         );
-        Err(SqlError::new(SqlState::INVALID_TABLE_DEFINITION, message).detail(detail).hint(format!(
-            "The parent's key is ({}). Begin the key with columns of the same types.",
-            columns.join(", ")
-        )))
+        Err(SqlError::new(SqlState::INVALID_TABLE_DEFINITION, message).detail(detail).hint(
+            format!(
+                "The parent's key is ({}). Begin the key with columns of the same types.",
+                columns.join(", ")
+            ),
+        ))
     };
     let (own, wanted) = (table.primary_key.len(), parent.primary_key.len());
     if own < wanted {
@@ -308,4 +308,3 @@ fn refuse_options(create: &ast::CreateTable) -> Result<(), SqlError> {
         None => Ok(()),
     }
 }
-

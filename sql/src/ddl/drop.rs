@@ -119,10 +119,7 @@ fn still_needed(
         format!("table {} depends on table {parent}", table.name)
     };
     let message = match named {
-        [table] => format!(
-            "cannot drop table {} because other objects depend on it",
-            table.name
-        ),
+        [table] => format!("cannot drop table {} because other objects depend on it", table.name),
         _ => "cannot drop desired object(s) because other objects depend on them".to_owned(),
     };
     let detail: Vec<_> = dependent.iter().map(depends).collect();

@@ -168,7 +168,8 @@ fn regions(name: &str, value: &ast::Expr) -> Result<Vec<String>, SqlError> {
     let ScalarValue::List(list) = array.map_err(|_| refuse())? else {
         return Err(refuse());
     };
-    let elements: Arc<dyn Array> = if list.is_empty() { return Err(refuse()) } else { list.value(0) };
+    let elements: Arc<dyn Array> =
+        if list.is_empty() { return Err(refuse()) } else { list.value(0) };
     let strings = elements.as_any().downcast_ref::<StringArray>();
     // An empty array's elements may be of any type.
     if elements.is_empty() {

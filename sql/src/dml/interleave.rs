@@ -223,9 +223,8 @@ impl Place<'_> {
             of_parent.describe_key(&above, &SessionFormat::default())
         });
         match key {
-            Ok(key) => {
-                error.detail(format!("Key {key} is still referenced from table \"{}\".", child.name))
-            }
+            Ok(key) => error
+                .detail(format!("Key {key} is still referenced from table \"{}\".", child.name)),
             Err(_) => error,
         }
     }

@@ -15,7 +15,7 @@
 //! | `ARRAY(SELECT x ...)` | `(SELECT array_agg(x) ...)`, empty for NULL |
 //! | `x = ANY('{a,b}')`, `x <> ALL('{a,b}')` | `x IN ('a', 'b')`, `x NOT IN ('a', 'b')` |
 //! | `x LIKE y ESCAPE '/'` | `x LIKE like_escape(y, '/')` |
-//! | `SELECT pg_partition_ancestors(x)` | a SELECT without rows: no table is partitioned |
+//! | `x IN (SELECT pg_partition_ancestors(y) UNION ALL VALUES (z))` | `x IN (z)`: no table is partitioned |
 //! | a correlated subquery that doesn't aggregate, an EXISTS in the select list | see [`subqueries`] |
 
 mod arrays;
@@ -27,7 +27,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem,
-    SetExpr, TableFactor, Value, VisitMut, VisitorMut,
+    SetExpr, SetOperator, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::definition;
@@ -83,9 +83,13 @@ struct Dialect;
 impl VisitorMut for Dialect {
     type Break = ();
 
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        without_ancestors(expr);
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         subqueries::drop_what_never_runs(select);
-        no_ancestors(select);
         ControlFlow::Continue(())
     }
 
@@ -159,15 +163,19 @@ impl VisitorMut for Dialect {
     }
 }
 
-/// psql asks for the ancestors of a table's partitions where it asks for what refers to the table.
-fn no_ancestors(select: &mut Select) {
-    let [SelectItem::UnnamedExpr(expr)] = select.projection.as_mut_slice() else { return };
-    if let Expr::Function(function) = expr
-        && select.from.is_empty()
+/// No table is partitioned, so none has ancestors: psql asks for them where it asks for what refers
+/// to a table.
+fn without_ancestors(expr: &mut Expr) {
+    if let Expr::InSubquery { expr: inner, subquery, negated } = expr
+        && let SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } =
+            subquery.body.as_mut()
+        && let (SetExpr::Select(select), SetExpr::Values(values)) = (left.as_ref(), right.as_mut())
+        && let [SelectItem::UnnamedExpr(Expr::Function(function))] = select.projection.as_slice()
         && catalog_name(&function.name).as_deref() == Some("pg_partition_ancestors")
     {
-        *expr = build::null();
-        select.selection = Some(Expr::value(Value::Boolean(false)));
+        let list = values.rows.iter_mut().flat_map(|row| std::mem::take(&mut row.content));
+        let (list, negated) = (list.collect(), *negated);
+        *expr = Expr::InList { expr: Box::new(build::take(inner)), list, negated };
     }
 }
 

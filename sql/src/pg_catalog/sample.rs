@@ -48,8 +48,7 @@ pub(super) fn interleaved() -> World {
     let mut entries = TableInfo::clone(&table(103, "public", "entries", columns, vec![0, 1]));
     entries.root = 100;
     let on_delete = OnDelete::Cascade;
-    entries.interleaved =
-        Some(Interleaved { parent: 100, on_delete, parent_key: 1, root_key: 1 });
+    entries.interleaved = Some(Interleaved { parent: 100, on_delete, parent_key: 1, root_key: 1 });
     tables.push(Arc::new(entries));
     World::new(Arc::new(CatalogSnapshot::new(1, tables)), session(), views())
 }

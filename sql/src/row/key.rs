@@ -132,7 +132,9 @@ impl RowCodec {
     /// `XX000` if the arrays are not those.
     pub(crate) fn keys_of(&self, columns: &[ArrayRef]) -> Result<Vec<Vec<u8>>, SqlError> {
         if columns.len() != self.schema.key.len() {
-            return Err(SqlError::internal("a key with another number of columns than its table's"));
+            return Err(SqlError::internal(
+                "a key with another number of columns than its table's",
+            ));
         }
         let of_key = |(key, array): (&KeyColumn, _)| {
             let array: &ArrayRef = array;

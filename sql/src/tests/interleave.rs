@@ -143,7 +143,10 @@ fn a_row_needs_the_row_above_it() {
             "update customer set c_d_id = 5 where c_id = 'bob'",
         ] {
             let output = b.run(sql).await;
-            assert!(output.starts_with("ERROR 23503: insert or update on table"), "{sql}\n{output}");
+            assert!(
+                output.starts_with("ERROR 23503: insert or update on table"),
+                "{sql}\n{output}"
+            );
         }
         assert_eq!(counts(&mut b).await, "4 4 4 4 5");
         b.ok("insert into district values (1, 3, 'x'); insert into customer values (1, 3, 'y')")
@@ -354,9 +357,11 @@ fn a_key_must_begin_with_the_parents() {
     with_bench(|mut b| async move {
         b.ok("create table p (a int, b varchar(5), primary key (a, b))").await;
         assert_eq!(
-            b.run("create table c (a int, b varchar(6), c int, primary key (a, b, c))
-                   interleave in parent p")
-                .await,
+            b.run(
+                "create table c (a int, b varchar(6), c int, primary key (a, b, c))
+                   interleave in parent p"
+            )
+            .await,
             "ERROR 42P16: the primary key of \"c\" must begin with that of its parent \"p\" | \
              DETAIL: Column 2 of its key is \"b\" of type character varying(6); the parent's is \
              \"b\" of type character varying(5). | HINT: The parent's key is (a integer, b \
@@ -566,9 +571,7 @@ fn tables_say_where_they_are_placed() {
                     "voters: Some(3), regions: None, read_only: None, leader_region: \
                      Some(Some(\"us_west\"))"
                 ),
-                place(
-                    "voters: None, regions: None, read_only: Some([]), leader_region: None"
-                ),
+                place("voters: None, regions: None, read_only: Some([]), leader_region: None"),
                 place(
                     "voters: Some(3), regions: Some([]), read_only: Some([]), leader_region: \
                      Some(None)"
@@ -601,7 +604,7 @@ fn tables_say_where_they_are_placed() {
             ("alter table t set (voters = 1, voters = 3)", "22023: parameter \"voters\" specified"),
             ("alter table t set (interleave_in_parent = 'c')", "42P16: a table can't be interlea"),
             ("alter table t reset (interleave_in_parent)", "22023: parameter"),
-            ("alter table t reset (voters = 3)", "42601: syntax error at or near \"RESET\""),
+            ("alter table t reset (voters = 3)", "42601: syntax error at or near \"reset\""),
             ("alter table nope set (voters = 3)", "42P01: relation \"nope\" does not exist"),
             ("alter table meridian.nodes set (voters = 3)", "42809: \"nodes\" is not a table"),
             ("alter table meridian.catalog_names set (voters = 3)", "42501: permission denied"),

@@ -79,7 +79,7 @@ async fn a_family_of_tables_with_psql() {
     ] {
         assert_eq!(state_of(&second, sql).await, state, "{sql}");
     }
-    let tablets = "SELECT count(*) FROM meridian.tablets WHERE start_key LIKE 'warehouse%'";
+    let tablets = "SELECT count(*) FROM meridian.tablets WHERE range_start LIKE 'warehouse%'";
     assert_eq!(one(&third, tablets).await, "1", "one tablet for all of them");
     assert_eq!(one(&third, "SELECT count(*) FROM customer").await, "780");
 
@@ -94,7 +94,9 @@ async fn a_family_of_tables_with_psql() {
     server.kill();
     let server = server.start_again().await;
     let client = server.connect(1).await;
-    client.batch_execute(&TABLES[TABLES.find("CREATE TABLE customer").expect("there")..]).await
+    client
+        .batch_execute(&TABLES[TABLES.find("CREATE TABLE customer").expect("there")..])
+        .await
         .expect("it is created anew");
     assert_eq!(one(&client, "SELECT count(*) FROM customer").await, "0");
     assert_eq!(state_of(&client, "INSERT INTO district VALUES (1, 1)").await, "23503");
@@ -104,7 +106,11 @@ async fn a_family_of_tables_with_psql() {
     assert_eq!(notice.code, Some(0), "{}", notice.err);
     assert!(notice.err.contains("drop cascades to 2 other objects"), "{}", notice.err);
     assert!(notice.err.contains("drop cascades to table customer"), "{}", notice.err);
-    assert!(!notice.out.contains("warehouse") && !notice.out.contains("district"), "{}", notice.out);
+    assert!(
+        !notice.out.contains("warehouse") && !notice.out.contains("district"),
+        "{}",
+        notice.out
+    );
 }
 
 /// One node adds rows below parents while another deletes the parents, and a table that the latter
@@ -178,8 +184,9 @@ async fn nothing_is_orphaned_by_several_nodes_at_once() {
     let (adding, removing, ()) = tokio::join!(adding, removing, updating);
     let ((added, refused_children), (removed, refused_parents)) = (adding, removing);
     for table in ["c", "d"] {
-        let orphans =
-            format!("SELECT count(*) FROM {table} LEFT JOIN p ON {table}.a = p.a WHERE p.a IS NULL");
+        let orphans = format!(
+            "SELECT count(*) FROM {table} LEFT JOIN p ON {table}.a = p.a WHERE p.a IS NULL"
+        );
         assert_eq!(one(&first, &orphans).await, "0", "{table}");
     }
     let left = one(&first, "SELECT count(*) FROM p").await;
@@ -188,5 +195,8 @@ async fn nothing_is_orphaned_by_several_nodes_at_once() {
     assert!(added > 0 && refused_children > 0 && removed > 0, "{sums}");
     // What is there in the end: a table that keeps its parents, and none without.
     let kept = one(&first, "SELECT count(DISTINCT a) FROM d").await;
-    assert_eq!(state_of(&first, "DELETE FROM p").await, if kept == "0" { "00000" } else { "23503" });
+    assert_eq!(
+        state_of(&first, "DELETE FROM p").await,
+        if kept == "0" { "00000" } else { "23503" }
+    );
 }
