@@ -54,7 +54,7 @@ async fn a_family_of_tables_with_psql() {
     assert_eq!(family.code, Some(0), "{}", family.err);
     assert_eq!(family.out, "3|6\n20|110\nc9\n780\none|300\nthree|300\ntwo|180\n");
 
-    let described = psql(server.port_of(2), "\\d district\n\\d customer\n").expect("psql");
+    let described = psql(server.port_of(2), "\\t off\n\\d district\n\\d customer\n").expect("psql");
     assert_eq!(described.code, Some(0), "{}", described.err);
     for line in [
         "\"district_interleave_fkey\" FOREIGN KEY (d_w_id) REFERENCES warehouse(w_id)\n",
