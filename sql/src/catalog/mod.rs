@@ -6,8 +6,8 @@
 //! changed or that it is gone, and after its own changes. A snapshot that lags is harmless to what is
 //! stored: a table id is never used again, so a plan for a dropped table finds no tablet, and a
 //! write carries the schema versions that it was planned under. A dropped table that was interleaved
-//! leaves its root's tablets in place, though, and is read for as long as a snapshot has it (see
-//! [`crate::ddl`]).
+//! leaves its root's tablets in place, though, and is read for as long as a snapshot has it (the
+//! caveat of `ddl`).
 
 pub(crate) mod bootstrap;
 mod model;

@@ -140,7 +140,7 @@ impl Place<'_> {
                     keys.into_iter().try_for_each(|key| changes.remove(key))?;
                     Box::pin(self.look_below(child, gone, cascade, changes, around)).await?;
                 }
-                Some(first) => around.violation = Some(self.still_there(table, child, first)),
+                Some(first) => around.violation = Some(still_there(table, child, first)),
             }
             if around.violation.is_some() {
                 return Ok(());
@@ -206,27 +206,28 @@ impl Place<'_> {
             None => error,
         }
     }
+}
 
-    /// `23503` for a row of `parent` that has rows below it, of `child`.
-    fn still_there(&self, parent: &TableInfo, child: &TableInfo, first: &[u8]) -> SqlError {
-        let message = format!(
-            "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \
-             \"{}\"",
-            parent.name,
-            child.interleave_name(),
-            child.name
-        );
-        let error = violation(child, message);
-        let key = codec::row_codec(parent).and_then(|of_parent| {
-            let columns = parent.primary_key.len();
-            let above = codec::row_codec(child)?.key_above(first, parent.id, columns)?;
-            of_parent.describe_key(&above, &SessionFormat::default())
-        });
-        match key {
-            Ok(key) => error
-                .detail(format!("Key {key} is still referenced from table \"{}\".", child.name)),
-            Err(_) => error,
+/// `23503` for a row of `parent` that has rows below it, of `child`.
+fn still_there(parent: &TableInfo, child: &TableInfo, first: &[u8]) -> SqlError {
+    let message = format!(
+        "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \
+         \"{}\"",
+        parent.name,
+        child.interleave_name(),
+        child.name
+    );
+    let error = violation(child, message);
+    let key = codec::row_codec(parent).and_then(|of_parent| {
+        let columns = parent.primary_key.len();
+        let above = codec::row_codec(child)?.key_above(first, parent.id, columns)?;
+        of_parent.describe_key(&above, &SessionFormat::default())
+    });
+    match key {
+        Ok(key) => {
+            error.detail(format!("Key {key} is still referenced from table \"{}\".", child.name))
         }
+        Err(_) => error,
     }
 }
 

@@ -42,7 +42,7 @@ fn a_folder_of_another_version_is_refused_and_left_alone() {
     in_virtual_time(|env, disk| async move {
         use_it(&open_on(&env, &disk).expect("new")).await;
         disk.crash(0);
-        let present = format!("storage {} ", FORMAT_VERSION);
+        let present = format!("storage {FORMAT_VERSION} ");
         disk.damage("format", |bytes| {
             let text = String::from_utf8_lossy(bytes).replace(&present, "storage 9 ");
             *bytes = text.into_bytes();
