@@ -19,8 +19,8 @@ use meridian_replication::net::{Incoming, NetError, Outgoing, Service, ServiceEr
 use meridian_storage::{DataSnapshot, Direction, KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
 use meridian_txn::{
-    Node, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError,
-    WriteRequest,
+    DirectoryRead, Node, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor,
+    TxnError, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -247,6 +247,10 @@ impl Tablets for ClusterTablets {
 
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {
         self.node.write(request).await
+    }
+
+    async fn directory(&self) -> Result<DirectoryRead, TxnError> {
+        self.node.read_directory().await
     }
 
     async fn new_tablet_id(&self) -> Result<TabletId, TxnError> {

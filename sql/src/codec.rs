@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use meridian_storage::{KeyBuilder, KeyReader, KeyType, Order};
 
-use crate::catalog::{ColumnInfo, TableInfo};
+use crate::catalog::{CatalogSnapshot, ColumnInfo, TableInfo};
 use crate::error::SqlError;
 use crate::row::{KeyColumn, RowCodec, RowColumn, RowSchema, key_type};
 use crate::types::{PgType, SessionFormat, text};
@@ -28,7 +28,7 @@ pub(crate) fn row_codec(table: &TableInfo) -> Result<RowCodec, SqlError> {
         table: table.id,
         columns: table.columns.iter().map(column).collect(),
         key: table.primary_key.iter().map(key).collect(),
-        root_key_columns: table.primary_key.len(),
+        root_key_columns: table.root_key_columns(),
     })
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn root_key(table: &TableInfo) -> Vec<(KeyType, Order)> {
     columns.filter_map(|column| key_type(column.pg_type).map(|of| (of, Order::Asc))).collect()
 }
 
-/// What all keys of a table begin with.
+/// What all keys of a table begin with: its root's id. Tables interleaved in the same root share it.
 pub(crate) fn key_prefix(table: &TableInfo) -> Vec<u8> {
     KeyBuilder::new().table(table.root).finish()
 }
@@ -74,22 +74,13 @@ impl<'t> KeyParts<'t> {
     /// The bytes of one column; `None` where the value isn't one of the column's type.
     pub(crate) fn part(&self, place: usize, value: &ScalarValue) -> Option<Vec<u8>> {
         let column = self.table.key_columns().nth(place)?;
-        let value = fitting(column, value)?;
-        // NULLs in front, whose encoding is cut off again.
-        let mut values = vec![ScalarValue::Null; place];
-        let front = self.codec.key_of(&values).ok()?.len();
-        values.push(value);
-        let mut key = self.codec.key_of(&values).ok()?;
-        if place + 1 == self.table.primary_key.len() {
-            key.truncate(key.len() - own_id(self.table).len());
-        }
-        Some(key.split_off(front))
+        self.codec.key_part(place, &fitting(column, value)?).ok()
     }
 
-    /// A complete key from the bytes of all its columns: the table's own id comes last.
-    pub(crate) fn complete(&self, mut columns: Vec<u8>) -> Vec<u8> {
-        columns.extend(own_id(self.table));
-        columns
+    /// What a key has between the columns before `place` and the one there: the table's own id
+    /// behind the root's columns, else nothing. `place` may be the end of the key.
+    pub(crate) fn before(&self, place: usize) -> Vec<u8> {
+        if place == self.table.root_key_columns() { own_id(self.table) } else { Vec::new() }
     }
 }
 
@@ -123,19 +114,12 @@ impl PartialKey {
         let Ok(codec) = row_codec(table) else {
             return Self::default();
         };
-        let own_id = own_id(table);
-        // A whole key ends with the table's own id; a bound may be cut off before it.
-        let values = key
-            .strip_suffix(own_id.as_slice())
-            .and_then(|columns| codec.decode_key(columns).ok())
-            .filter(|values| values.len() == table.primary_key.len())
-            .map_or_else(|| codec.decode_key(key), Ok);
-        let Ok(values) = values else {
+        let Ok(values) = codec.decode_key(key) else {
             return Self::default();
         };
-        // What was decoded must be all there is.
+        // What was decoded must be all there is. A bound may end before the table's own id.
         let again = codec.key_of(&values).unwrap_or_default();
-        let complete = again == key || again.strip_suffix(own_id.as_slice()) == Some(key);
+        let complete = again == key || again.strip_suffix(own_id(table).as_slice()) == Some(key);
         let values =
             table.key_columns().zip(&values).map(|(c, value)| quoted(value, c.pg_type)).collect();
         Self { values, complete }
@@ -159,6 +143,17 @@ impl PartialKey {
 /// The id of the root table that a key begins with.
 pub(crate) fn root_of(key: &[u8]) -> Option<u64> {
     KeyReader::new(key).table().ok()
+}
+
+/// The table that a key, or as much of one as a bound has, belongs to: its root table, unless it
+/// goes on with the id of a table interleaved in that.
+pub(crate) fn table_of<'s>(
+    snapshot: &'s CatalogSnapshot,
+    key: &[u8],
+) -> Option<&'s Arc<TableInfo>> {
+    let root = snapshot.table_by_id(root_of(key)?).filter(|table| table.root == table.id)?;
+    let own = row_codec(root).and_then(|codec| codec.table_of(key)).ok();
+    own.and_then(|id| snapshot.table_by_id(id)).filter(|own| own.root == root.id).or(Some(root))
 }
 
 fn quoted(value: &ScalarValue, pg_type: PgType) -> String {

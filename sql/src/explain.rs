@@ -288,7 +288,7 @@ pub(crate) fn table_of_key<'s>(
     snapshot: &'s CatalogSnapshot,
     key: &[u8],
 ) -> Option<&'s Arc<TableInfo>> {
-    snapshot.table_by_id(codec::root_of(key)?)
+    codec::table_of(snapshot, key)
 }
 
 /// One end of a tablet's range: `accounts (17)`, `accounts`, or none at the end of all keys.
@@ -302,7 +302,7 @@ pub(crate) fn readable_bound(snapshot: &CatalogSnapshot, key: Option<&[u8]>) -> 
     let Some(root) = codec::root_of(key) else {
         return format!("\\x{}", hex(key));
     };
-    match snapshot.table_by_id(root) {
+    match codec::table_of(snapshot, key) {
         Some(table) => {
             let values = PartialKey::read(table, key).values;
             if values.is_empty() {

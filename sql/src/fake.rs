@@ -9,8 +9,8 @@ use datafusion::execution::TaskContext;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
 use meridian_txn::{
-    Generation, Mutation, Placement, PlacementChange, ReadAt, Row, ScanRequest, ScanResult,
-    TabletDescriptor, TxnError, WriteRequest, table_range,
+    DirectoryRead, Generation, Mutation, Placement, PlacementChange, ReadAt, Row, ScanRequest,
+    ScanResult, TabletDescriptor, TxnError, WriteRequest, table_range,
 };
 
 use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
@@ -44,6 +44,10 @@ struct State {
     /// Every fragment that was run.
     fragments: Vec<Fragment>,
     writes: Vec<WriteRequest>,
+    /// The keys of every request for rows by their keys.
+    gets: Vec<Vec<Vec<u8>>>,
+    /// The oldest version of each table that may still write.
+    fences: BTreeMap<u64, u64>,
 }
 
 impl FakeTablets {
@@ -74,7 +78,6 @@ impl FakeTablets {
     }
 
     /// What was asked of the tablets besides reading and writing.
-    #[expect(dead_code, reason = "for the statements that are to come")]
     pub(crate) fn calls(&self) -> Vec<String> {
         self.lock().calls.clone()
     }
@@ -94,6 +97,10 @@ impl FakeTablets {
 
     pub(crate) fn take_writes(&self) -> Vec<WriteRequest> {
         std::mem::take(&mut self.lock().writes)
+    }
+
+    pub(crate) fn take_gets(&self) -> Vec<Vec<Vec<u8>>> {
+        std::mem::take(&mut self.lock().gets)
     }
 
     /// Splits the tablet that has the key.
@@ -144,6 +151,11 @@ impl State {
         for mutation in &request.mutations {
             self.check(request.tablet, &KeyRange::point(mutation.key()))?;
         }
+        for (table, version) in &request.schema {
+            if self.fences.get(table).is_some_and(|oldest| version < oldest) {
+                return Err(TxnError::SchemaChanged { table: *table });
+            }
+        }
         let newest = |key: &[u8]| self.rows.get(key).and_then(|versions| versions.last());
         for (key, seen) in &request.reads.keys {
             let there = newest(key).filter(|v| v.1.is_some()).map(|v| v.0);
@@ -178,7 +190,15 @@ impl State {
             };
             self.rows.entry(mutation.key().to_vec()).or_default().push((at, value));
         }
+        for (table, version) in &request.schema {
+            self.fence(*table, *version);
+        }
         Ok(at)
+    }
+
+    fn fence(&mut self, table: u64, version: u64) {
+        let oldest = self.fences.entry(table).or_default();
+        *oldest = version.max(*oldest);
     }
 
     fn at(&self, at: ReadAt) -> Timestamp {
@@ -266,7 +286,8 @@ impl Tablets for FakeTablets {
         keys: Vec<Vec<u8>>,
         at: ReadAt,
     ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.gets.push(keys.clone());
         let at = state.at(at);
         let mut rows = Vec::new();
         for key in keys {
@@ -307,6 +328,13 @@ impl Tablets for FakeTablets {
         result
     }
 
+    async fn directory(&self) -> Result<DirectoryRead, TxnError> {
+        let state = self.lock();
+        let at = Timestamp::from_nanos(state.now);
+        let rows = KeyRange::point(Vec::new());
+        Ok(DirectoryRead { at, rows, tablets: state.tablets.clone() })
+    }
+
     async fn new_tablet_id(&self) -> Result<TabletId, TxnError> {
         let mut state = self.lock();
         state.last_tablet = state.last_tablet.max(SYSTEM_TABLET.get()) + 1;
@@ -328,7 +356,7 @@ impl Tablets for FakeTablets {
             voters: vec![NodeId::new(1)],
             read_only: Vec::new(),
             preferred_leader: NodeId::new(1),
-            placement: Placement::default().with(change),
+            placement: Placement { voters: 3, ..Placement::default() }.with(change),
         })
     }
 
@@ -343,6 +371,7 @@ impl Tablets for FakeTablets {
         version: u64,
     ) -> Result<(), TxnError> {
         self.call(format!("fence {range:?} {table} {version}"));
+        self.lock().fence(table, version);
         Ok(())
     }
 

@@ -4,6 +4,11 @@
 //! DataFusion's own encoding), so a leader runs it without a catalog. The work is done chunk by
 //! chunk: read a bounded number of rows from the snapshot, decode the columns that are needed,
 //! filter, send. Nothing is held between two chunks but the snapshot and a key to go on from.
+//!
+//! The ranges may hold rows of tables interleaved with this one. In each directory a table's own
+//! rows lie together, so where a row of another table turns up, the reader leaps to the next place
+//! where own rows can be: a scan of a root table costs a seek per directory, however many rows lie
+//! below its own.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,7 +38,7 @@ use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::strip_qualifiers;
-use crate::row::RowCodec;
+use crate::row::{Owned, RowCodec};
 use crate::session::panicked;
 use crate::tablets::ReadError;
 
@@ -41,6 +46,8 @@ use crate::tablets::ReadError;
 const CHUNK_ROWS: usize = 2_048;
 /// The most bytes of rows likewise.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How many rows are read at once after a leap: most may be another table's again.
+const AFTER_LEAP: usize = 16;
 
 /// What is read from one tablet.
 #[derive(Clone, Debug)]
@@ -171,6 +178,10 @@ struct Run {
     filter: Option<Arc<dyn PhysicalExpr>>,
     output: SchemaRef,
     left: usize,
+    /// Tells own rows from others.
+    owned: Owned,
+    /// How many rows are read at once.
+    window: usize,
 }
 
 impl Run {
@@ -207,7 +218,8 @@ impl Run {
             fragment.ranges.reverse();
         }
         let codec = codec::row_codec(&fragment.table)?;
-        Ok(Self { fragment, view, codec, columns, filter, output, left })
+        let (owned, window) = (codec.owned(fragment.reverse), CHUNK_ROWS);
+        Ok(Self { fragment, view, codec, columns, filter, output, left, owned, window })
     }
 
     fn done(&self) -> bool {
@@ -222,23 +234,33 @@ impl Run {
         };
         let mut decoder = self.codec.decoder(&self.columns, want.min(256));
         let (mut count, mut size) = (0, 0);
-        while count < want && size < CHUNK_BYTES {
+        while decoder.len() < want && count < CHUNK_ROWS && size < CHUNK_BYTES {
             let Some(range) = self.fragment.ranges.last_mut() else {
                 break;
             };
             let reverse = self.fragment.reverse;
-            let (rows, more) = self.view.read(range, reverse, want - count, CHUNK_BYTES - size)?;
-            for row in &rows {
-                decoder.push(&row.key, &row.value)?;
-                size += row.key.len() + row.value.len();
-            }
-            count += rows.len();
+            let rows = self.window.min(want - decoder.len()).min(CHUNK_ROWS - count);
+            let (rows, more) = self.view.read(range, reverse, rows, CHUNK_BYTES - size)?;
             match rows.last() {
                 Some(last) if more && reverse => range.end = Some(last.key.clone()),
                 Some(last) if more => range.start = [last.key.as_slice(), &[0]].concat(),
-                _ => {
-                    self.fragment.ranges.pop();
+                // With it ends the range.
+                _ => range.end = Some(range.start.clone()),
+            }
+            let mut leapt = false;
+            for row in &rows {
+                size += row.key.len() + row.value.len();
+                if self.owned.has(&row.key)? {
+                    decoder.push(&row.key, &row.value)?;
+                } else {
+                    leapt = true;
                 }
+            }
+            count += rows.len();
+            self.window = if leapt { AFTER_LEAP } else { self.window.saturating_mul(4) };
+            self.owned.leap(range);
+            if range.is_empty() {
+                self.fragment.ranges.pop();
             }
         }
         let batch = self.finish(decoder.finish()?)?;

@@ -11,7 +11,8 @@ use futures::stream::BoxStream;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, Timestamp, TtInterval};
 use meridian_txn::{
-    PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest,
+    DirectoryRead, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor,
+    TxnError, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,9 @@ pub trait Tablets: Debug + Send + Sync {
 
     /// Applies the mutations if what was read still holds; answers the commit timestamp.
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError>;
+
+    /// The directory as it is now.
+    async fn directory(&self) -> Result<DirectoryRead, TxnError>;
 
     /// A tablet id that was never used.
     async fn new_tablet_id(&self) -> Result<TabletId, TxnError>;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meridian_replication::{Generation, Placement, TabletDescriptor};
 use meridian_storage::{KeyBuilder, KeyRange, KeyReader, NodeId, TabletId, prefix_end};
+use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Mutation, decode, encode};
@@ -124,6 +125,18 @@ pub(crate) fn directory_gone(
 
 pub(crate) fn directory_row(value: &[u8]) -> Result<DirectoryRow, TxnError> {
     decode(value)
+}
+
+/// The directory's rows as they were at one moment.
+#[derive(Clone, Debug)]
+pub struct DirectoryRead {
+    /// That moment.
+    pub at: Timestamp,
+    /// The keys that were read: a write whose read set has them fails if any tablet enters or
+    /// changes in between.
+    pub rows: KeyRange,
+    /// The tablets that are there.
+    pub tablets: Vec<TabletDescriptor>,
 }
 
 /// A node's copy of the directory.

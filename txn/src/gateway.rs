@@ -15,7 +15,8 @@ use crate::command::{
     WriteRequest, decode, encode,
 };
 use crate::directory::{
-    DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, table_of, tablet_counter_key,
+    DirectoryRead, DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, table_of,
+    tablet_counter_key,
 };
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
@@ -75,11 +76,31 @@ impl Node {
         }
     }
 
-    /// Reads the directory's rows.
+    /// Reads the directory's rows into this node's copy.
     ///
     /// # Errors
     /// When the system tablet can't be read.
     pub async fn refresh_directory(&self) -> Result<(), TxnError> {
+        let (_, rows) = self.directory_rows().await?;
+        self.directory().learn(rows);
+        Ok(())
+    }
+
+    /// Reads the directory.
+    ///
+    /// # Errors
+    /// When the system tablet can't be read.
+    pub async fn read_directory(&self) -> Result<DirectoryRead, TxnError> {
+        let (at, rows) = self.directory_rows().await?;
+        let live = |row| match row {
+            DirectoryRow::Live(descriptor) => Some(descriptor),
+            DirectoryRow::Gone { .. } => None,
+        };
+        let tablets = rows.into_iter().filter_map(live).collect();
+        Ok(DirectoryRead { at, rows: directory_range(), tablets })
+    }
+
+    async fn directory_rows(&self) -> Result<(Timestamp, Vec<DirectoryRow>), TxnError> {
         let mut range = directory_range();
         let mut rows = Vec::new();
         let mut at = ReadAt::Strong { min: Timestamp::MIN };
@@ -89,13 +110,13 @@ impl Node {
             for row in &page.rows {
                 rows.push(directory_row(&row.value)?);
             }
-            let Some(last) = page.rows.last().filter(|_| page.more) else { break };
+            let Some(last) = page.rows.last().filter(|_| page.more) else {
+                return Ok((page.at, rows));
+            };
             range.start.clone_from(&last.key);
             range.start.push(0);
             at = ReadAt::Exact(page.at);
         }
-        self.directory().learn(rows);
-        Ok(())
     }
 
     /// Reads rows of a range of one tablet.
@@ -612,7 +633,7 @@ impl Node {
     ) -> Result<T, TxnError> {
         if node == self.id() {
             // As patient as with another node: a leader alone may never hear from a majority.
-            return match self.env().timeout(ANSWER, self.serve(request)).await {
+            return match self.env().timeout(ANSWER, Box::pin(self.serve(request))).await {
                 Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,
                 Err(Elapsed) => Err(match effect {
                     Effect::Repeatable => TxnError::Unavailable { tablet, reason: late() },
@@ -671,10 +692,8 @@ impl Node {
                 TxnError::Unavailable { .. } => search.next(),
                 TxnError::NoSuchTablet { .. } => {
                     // The replica may not be opened yet, or the tablet may be gone.
-                    search = Search {
-                        round: search.round,
-                        ..Search::new(self.replicas_of_refreshed(tablet).await?, None)
-                    };
+                    search.replicas = self.replicas_of_refreshed(tablet).await?.voters;
+                    search.next();
                     Some(search.next_round())
                 }
                 _ => return Err(error),
@@ -739,7 +758,10 @@ struct Search {
 
 impl Search {
     fn new(descriptor: TabletDescriptor, hint: Option<NodeId>) -> Self {
-        let at = hint.unwrap_or(descriptor.preferred_leader);
+        // The preferred leader may not have a replica yet, or no longer.
+        let preferred = Some(descriptor.preferred_leader).filter(|n| descriptor.voters.contains(n));
+        let at = hint.or(preferred).or_else(|| descriptor.voters.first().copied());
+        let at = at.unwrap_or(descriptor.preferred_leader);
         Self { replicas: descriptor.voters, at, asked: 0, round: 0 }
     }
 
@@ -787,8 +809,12 @@ mod tests {
     use super::*;
 
     fn search() -> Search {
+        Search::new(descriptor(), None)
+    }
+
+    fn descriptor() -> TabletDescriptor {
         let replicas: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
-        let descriptor = TabletDescriptor {
+        TabletDescriptor {
             id: TabletId::new(7),
             generation: Generation::FIRST,
             range: KeyRange { start: Vec::new(), end: None },
@@ -797,8 +823,7 @@ mod tests {
             read_only: Vec::new(),
             root_key: Vec::new(),
             placement: Placement::default(),
-        };
-        Search::new(descriptor, None)
+        }
     }
 
     #[test]
@@ -810,6 +835,20 @@ mod tests {
         assert_eq!(search.next(), None);
         assert_eq!(search.node(), NodeId::new(1));
         assert_eq!(search.next(), Some(PAUSE.0), "all were asked");
+    }
+
+    #[test]
+    fn begins_with_a_voter_if_the_preferred_leader_is_none() {
+        let mut descriptor = descriptor();
+        descriptor.preferred_leader = NodeId::new(9);
+        let mut search = Search::new(descriptor, None);
+        assert_eq!(search.node(), NodeId::new(1));
+        search.next();
+        assert_eq!(search.node(), NodeId::new(2));
+        let mut led_elsewhere = Search::new(self::descriptor(), Some(NodeId::new(9)));
+        assert_eq!(led_elsewhere.node(), NodeId::new(9));
+        led_elsewhere.next();
+        assert_eq!(led_elsewhere.node(), NodeId::new(1));
     }
 
     #[test]

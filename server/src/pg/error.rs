@@ -123,7 +123,8 @@ pub fn encode_error(severity: Severity, error: &SqlError, output: &mut BytesMut)
 
 /// Appends a notice.
 pub fn encode_notice(notice: &Notice, output: &mut BytesMut) {
-    let fields = fields(notice.severity, notice.sqlstate, &notice.message);
+    let mut fields = fields(notice.severity, notice.sqlstate, &notice.message);
+    fields.extend(notice.detail.as_ref().map(|detail| (b'D', clean(detail))));
     let _ = NoticeResponse::new(fields).encode(output);
 }
 

@@ -48,6 +48,8 @@ fn system_tables() -> Arc<TableInfo> {
             ("name", PgType::Text, false),
             ("version", PgType::Int8, false),
             ("root_id", PgType::Int8, false),
+            ("parent_id", PgType::Int8, true),
+            ("on_delete", PgType::Text, true),
         ],
         1,
     )
@@ -98,6 +100,7 @@ fn table(id: u64, name: &str, columns: &[(&str, PgType, bool)], key: usize) -> A
         name: name.to_owned(),
         version: 1,
         root: id,
+        interleaved: None,
         columns,
         primary_key: (0..key).collect(),
     })

@@ -3,15 +3,17 @@
 //! It is rows of system tables (`bootstrap`) in the system tablet, stored like any other rows,
 //! so SQL can read them. Each gateway keeps a [`CatalogSnapshot`] and reads the rows afresh
 //! (`Catalog::refresh`) when it doesn't find a name, when a tablet says that the schema has
-//! changed or that it is gone, and after its own changes. A snapshot that lags is harmless: a table
-//! id is never used again, so a plan for a dropped table finds no tablet, and a write carries the
-//! schema version that it was planned under.
+//! changed or that it is gone, and after its own changes. A snapshot that lags is harmless to what is
+//! stored: a table id is never used again, so a plan for a dropped table finds no tablet, and a
+//! write carries the schema versions that it was planned under. A dropped table that was interleaved
+//! leaves its root's tablets in place, though, and is read for as long as a snapshot has it (the
+//! caveat of `ddl`).
 
 pub(crate) mod bootstrap;
 mod model;
 pub(crate) mod store;
 
-pub use model::{CatalogSnapshot, ColumnInfo, TableInfo};
+pub use model::{CatalogSnapshot, ColumnInfo, Interleaved, OnDelete, TableInfo};
 
 use std::sync::{Arc, PoisonError, RwLock};
 

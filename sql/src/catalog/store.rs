@@ -9,13 +9,17 @@ use meridian_truetime::Timestamp;
 use meridian_txn::{Mutation, ReadAt, ScanRequest};
 
 use super::bootstrap::{self, COLUMNS, COUNTERS, NAMES, TABLES};
-use super::model::{ColumnInfo, TableInfo};
+use super::model::{ColumnInfo, Interleaved, OnDelete, TableInfo};
 use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::txn_error;
 use crate::row::RowCodec;
 use crate::tablets::{SYSTEM_TABLET, Tablets};
 use crate::types::PgType;
+
+/// What `on_delete` holds for the tables that are interleaved in another.
+const NO_ACTION: &str = "no action";
+const CASCADE: &str = "cascade";
 
 /// All tables, the system's included, and the timestamp that they were read at.
 ///
@@ -52,17 +56,16 @@ pub(crate) async fn read(
         if row.key < columns_from {
             let values = tables_codec.decode_scalars(&row.key, &row.value)?;
             let table = table_from(&values)?;
-            tables.insert(table.id, table);
+            tables.insert(table.id, (table, parent_from(&values)?));
         } else {
             let values = columns_codec.decode_scalars(&row.key, &row.value)?;
             let id = id_from(&values, 0)?;
             columns.entry(id).or_default().push(column_from(&values)?);
         }
     }
-    let mut all = bootstrap::tables();
-    for (id, mut table) in tables {
+    for (id, (table, _)) in &mut tables {
         let mut key = Vec::new();
-        for (column, key_position) in columns.remove(&id).unwrap_or_default() {
+        for (column, key_position) in columns.remove(id).unwrap_or_default() {
             if let Some(position) = key_position {
                 key.push((position, table.columns.len()));
             }
@@ -70,6 +73,16 @@ pub(crate) async fn read(
         }
         key.sort_unstable();
         table.primary_key = key.into_iter().map(|(_, position)| position).collect();
+    }
+    let keys: BTreeMap<u64, usize> =
+        tables.iter().map(|(id, (table, _))| (*id, table.primary_key.len())).collect();
+    let key_of = |id| keys.get(&id).copied().ok_or_else(corrupted);
+    let mut all = bootstrap::tables();
+    for (mut table, above) in tables.into_values() {
+        if let Some((parent, on_delete)) = above {
+            let (parent_key, root_key) = (key_of(parent)?, key_of(table.root)?);
+            table.interleaved = Some(Interleaved { parent, on_delete, parent_key, root_key });
+        }
         all.push(Arc::new(table));
     }
     Ok((read_at, all))
@@ -82,16 +95,7 @@ pub(crate) async fn read(
 pub(crate) fn create(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
     let mut mutations = vec![
         insert(NAMES, &[text(&table.schema), text(&table.name), int8(table.id)])?,
-        insert(
-            TABLES,
-            &[
-                int8(table.id),
-                text(&table.schema),
-                text(&table.name),
-                int8(table.version),
-                int8(table.root),
-            ],
-        )?,
+        insert(TABLES, &table_row(table))?,
     ];
     for (position, column) in table.columns.iter().enumerate() {
         let place = table.primary_key.iter().position(|&p| p == position);
@@ -110,6 +114,16 @@ pub(crate) fn create(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
         )?);
     }
     Ok(mutations)
+}
+
+/// Raises a table's version by one: every plan that was made with it before is old.
+///
+/// # Errors
+/// When a value can't be encoded.
+pub(crate) fn raise_version(table: &TableInfo) -> Result<Mutation, SqlError> {
+    let raised = TableInfo { version: table.version + 1, ..table.clone() };
+    let (key, value) = system_codec(TABLES)?.encode_scalars(&table_row(&raised))?;
+    Ok(Mutation::Put { key, value })
 }
 
 /// What removes a table's rows again.
@@ -133,6 +147,22 @@ pub(crate) fn drop(table: &TableInfo) -> Result<Vec<Mutation>, SqlError> {
 /// When a value can't be encoded.
 pub(crate) fn name_row_key(table: &TableInfo) -> Result<Vec<u8>, SqlError> {
     system_codec(NAMES)?.key_of(&name_key(table))
+}
+
+/// The key of a table's own row.
+///
+/// # Errors
+/// When the id can't be encoded.
+pub(crate) fn table_row_key(table: &TableInfo) -> Result<Vec<u8>, SqlError> {
+    system_codec(TABLES)?.key_of(&[int8(table.id)])
+}
+
+/// The version that a table's own row tells.
+///
+/// # Errors
+/// When the row makes no sense.
+pub(crate) fn stored_version(key: &[u8], value: &[u8]) -> Result<u64, SqlError> {
+    id_from(&system_codec(TABLES)?.decode_scalars(key, value)?, 3)
 }
 
 /// The id of the table that a row of a name belongs to.
@@ -184,6 +214,23 @@ fn insert(id: u64, values: &[ScalarValue]) -> Result<Mutation, SqlError> {
     Ok(Mutation::Insert { key, value })
 }
 
+fn table_row(table: &TableInfo) -> [ScalarValue; 7] {
+    let parent = table.interleaved.map(|interleaved| interleaved.parent);
+    let on_delete = table.interleaved.map(|interleaved| match interleaved.on_delete {
+        OnDelete::NoAction => NO_ACTION.to_owned(),
+        OnDelete::Cascade => CASCADE.to_owned(),
+    });
+    [
+        int8(table.id),
+        text(&table.schema),
+        text(&table.name),
+        int8(table.version),
+        int8(table.root),
+        parent.map_or(ScalarValue::Int64(None), int8),
+        ScalarValue::Utf8(on_delete),
+    ]
+}
+
 fn name_key(table: &TableInfo) -> [ScalarValue; 2] {
     [text(&table.schema), text(&table.name)]
 }
@@ -207,9 +254,27 @@ fn table_from(values: &[ScalarValue]) -> Result<TableInfo, SqlError> {
         name: text_from(values, 2)?,
         version: id_from(values, 3)?,
         root: id_from(values, 4)?,
+        // Known when the tables above it are.
+        interleaved: None,
         columns: Vec::new(),
         primary_key: Vec::new(),
     })
+}
+
+/// What a table's row says of the one above it.
+fn parent_from(values: &[ScalarValue]) -> Result<Option<(u64, OnDelete)>, SqlError> {
+    match (values.get(5), values.get(6)) {
+        (Some(ScalarValue::Int64(None)), Some(ScalarValue::Utf8(None))) => Ok(None),
+        (Some(_), Some(ScalarValue::Utf8(Some(on_delete)))) => {
+            let on_delete = match on_delete.as_str() {
+                NO_ACTION => OnDelete::NoAction,
+                CASCADE => OnDelete::Cascade,
+                _ => return Err(corrupted()),
+            };
+            Ok(Some((id_from(values, 5)?, on_delete)))
+        }
+        _ => Err(corrupted()),
+    }
 }
 
 fn column_from(values: &[ScalarValue]) -> Result<(ColumnInfo, Option<i32>), SqlError> {

@@ -4,9 +4,11 @@
 //! from it go to the same tablet in one request, with the ranges that were read; the tablet applies
 //! all of them, or none if anything in those ranges changed in between. Then the whole statement is
 //! run again. So a statement is atomic and serializable without locks, as long as it keeps to one
-//! tablet; one that doesn't is refused before anything is written.
+//! tablet; one that doesn't is refused before anything is written. Where tables are interleaved,
+//! the rows above and below those that change belong to what is read (`interleave`).
 
 mod insert;
+mod interleave;
 mod target;
 mod update;
 mod values;
@@ -21,7 +23,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast;
-use meridian_storage::KeyRange;
+use meridian_storage::{KeyRange, TabletId};
 use meridian_truetime::EnvironmentExt;
 use meridian_txn::{Mutation, ReadSet, TxnError, WriteRequest};
 
@@ -165,15 +167,18 @@ async fn attempt(
     };
     let table = Arc::clone(&write.table);
     let count = write.count;
-    let Some(request) = request(session, write).await? else {
+    let cascade = matches!(statement, Dml::Delete(_));
+    let Some((request, violation)) = request(session, &scope, write, cascade).await? else {
         return Ok(count);
     };
     match session.engine().tablets.write(request).await {
         Ok(at) => {
             session.high_water().raise(at);
-            Ok(count)
+            violation.map_or(Ok(count), |violation| Err(Failure::Final(violation)))
         }
         Err(TxnError::Conflict | TxnError::Moved { .. }) => Err(Failure::Conflict),
+        // Nothing was to be written.
+        Err(TxnError::Unknown { .. }) if violation.is_some() => Err(Failure::Conflict),
         Err(error @ (TxnError::SchemaChanged { .. } | TxnError::NoSuchTablet { .. })) => {
             Err(Failure::Stale(txn_error(&error)))
         }
@@ -183,15 +188,45 @@ async fn attempt(
 }
 
 /// The request to the one tablet concerned; none if nothing was read and nothing is written. With
-/// reads alone it still goes out: only apply can say that what was read holds.
-async fn request(session: &Session, write: Write) -> Result<Option<WriteRequest>, Failure> {
-    let Write { table, changes, scanned, .. } = write;
-    let mutations = changes.finish();
-    let hull = match (mutations.first(), mutations.last()) {
-        (Some(first), Some(last)) => {
-            KeyRange { start: first.key().to_vec(), end: Some([last.key(), &[0]].concat()) }
-        }
-        _ => match scanned.first().and_then(|scanned| scanned.ranges.first()) {
+/// reads alone it still goes out: only apply can say that what was read holds. That is also how one
+/// goes out that comes with an error, to be told if the request is carried out.
+async fn request(
+    session: &Session,
+    scope: &Scope,
+    write: Write,
+    cascade: bool,
+) -> Result<Option<(WriteRequest, Option<SqlError>)>, Failure> {
+    let Write { table, mut changes, scanned, .. } = write;
+    let Some(tablet) = destination(session, &changes, &scanned).await? else {
+        return Ok(None);
+    };
+    let place = interleave::Place { session, snapshot: &scope.snapshot, table: &table, tablet };
+    let around = interleave::look(&place, &mut changes, cascade).await?;
+    let mut schema = vec![(table.id, table.version)];
+    schema.extend(around.schema);
+    let at = scanned.iter().map(|scanned| scanned.at).chain(around.at).min().unwrap_or_default();
+    let mut ranges: Vec<_> = scanned.into_iter().flat_map(|scanned| scanned.ranges).collect();
+    ranges.extend(around.ranges);
+    let mutations = if around.violation.is_some() { Vec::new() } else { changes.finish() };
+    let request = WriteRequest {
+        tablet,
+        schema,
+        reads: ReadSet { at, keys: around.keys, ranges },
+        mutations,
+        after: session.high_water().get(),
+    };
+    Ok(Some((request, around.violation)))
+}
+
+/// The one tablet that a statement reads from and writes to; none if it does neither.
+async fn destination(
+    session: &Session,
+    changes: &Changes,
+    scanned: &[Scanned],
+) -> Result<Option<TabletId>, Failure> {
+    let hull = match changes.hull() {
+        Some(hull) => hull,
+        None => match scanned.first().and_then(|scanned| scanned.ranges.first()) {
             Some(range) => range.clone(),
             None => return Ok(None),
         },
@@ -202,7 +237,7 @@ async fn request(session: &Session, write: Write) -> Result<Option<WriteRequest>
         error => Failure::Final(txn_error(&error)),
     })?;
     let mut concerned = tablets.iter().filter(|tablet| {
-        mutations.is_empty() || mutations.iter().any(|m| tablet.range.contains(m.key()))
+        changes.by_key.is_empty() || changes.by_key.keys().any(|key| tablet.range.contains(key))
     });
     let Some(tablet) = concerned.next() else {
         return Err(Failure::Stale(txn_error(&TxnError::NoSuchTablet {
@@ -217,15 +252,7 @@ async fn request(session: &Session, write: Write) -> Result<Option<WriteRequest>
     {
         return Err(Failure::Final(several_tablets()));
     }
-    let at = scanned.iter().map(|scanned| scanned.at).min().unwrap_or_default();
-    let ranges = scanned.into_iter().flat_map(|scanned| scanned.ranges).collect();
-    Ok(Some(WriteRequest {
-        tablet: tablet.id,
-        schema: vec![(table.id, table.version)],
-        reads: ReadSet { at, keys: Vec::new(), ranges },
-        mutations,
-        after: session.high_water().get(),
-    }))
+    Ok(Some(tablet.id))
 }
 
 fn several_tablets() -> SqlError {
@@ -301,12 +328,23 @@ impl Changes {
 
     fn grow(&mut self, by: usize) -> Result<(), SqlError> {
         self.bytes += by;
-        if self.bytes <= MAX_BYTES {
-            return Ok(());
-        }
-        let message = format!("the statement writes more than {} MiB", MAX_BYTES >> 20);
-        Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
-            .hint("Split the statement into several."))
+        if self.bytes <= MAX_BYTES { Ok(()) } else { Err(too_large()) }
+    }
+
+    /// The range from the first key to the last.
+    fn hull(&self) -> Option<KeyRange> {
+        let (first, last) = (self.by_key.keys().next()?, self.by_key.keys().next_back()?);
+        Some(KeyRange { start: first.clone(), end: Some([last.as_slice(), &[0]].concat()) })
+    }
+
+    /// The keys where there is no row any more.
+    fn gone(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.by_key.iter().filter(|(_, c)| c.removed && c.row.is_none()).map(|(key, _)| key)
+    }
+
+    /// The keys where there was no row.
+    fn added(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.by_key.iter().filter(|(_, c)| !c.removed && c.row.is_some()).map(|(key, _)| key)
     }
 
     /// In the order of the keys.
@@ -321,6 +359,12 @@ impl Changes {
             })
             .collect()
     }
+}
+
+fn too_large() -> SqlError {
+    let message = format!("the statement writes more than {} MiB", MAX_BYTES >> 20);
+    SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
+        .hint("Split the statement into several.")
 }
 
 /// `23505` with all that clients look at.

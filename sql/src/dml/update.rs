@@ -121,12 +121,8 @@ pub(super) async fn plan_delete(
     let mut changes = Changes::default();
     let mut count = 0;
     for batch in &reading.batches {
-        for row in 0..batch.num_rows() {
-            let key: Result<Vec<_>, _> =
-                batch.columns().iter().map(|c| ScalarValue::try_from_array(c, row)).collect();
-            changes.remove(codec.key_of(&key.map_err(|e| sql_error(&e))?)?)?;
-            count += 1;
-        }
+        codec.keys_of(batch.columns())?.into_iter().try_for_each(|key| changes.remove(key))?;
+        count += batch.num_rows() as u64;
     }
     let scanned = reading.statement.take_scanned();
     Ok(Write { table, changes, scanned, count })

@@ -5,7 +5,7 @@ use super::definition::Definition;
 use super::rows::{Row, Rows};
 use super::types;
 use super::world::{OWNER_NAME, Relation, World};
-use crate::catalog::TableInfo;
+use crate::catalog::{OnDelete, TableInfo};
 use crate::types::PgType;
 
 /// What PostgreSQL calls the greatest length of a string without a limit, in bytes.
@@ -19,6 +19,7 @@ pub(super) fn of(name: &str) -> Option<Rows> {
         "columns" => columns,
         "constraint_column_usage" => constraint_columns,
         "key_column_usage" => key_columns,
+        "referential_constraints" => references,
         "schemata" => schemata,
         "table_constraints" => constraints,
         "tables" => tables,
@@ -184,45 +185,78 @@ impl Facts {
 }
 
 fn constraints(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |table: &TableInfo| {
+    let row = |table: &TableInfo, name: String, kind: &'static str| {
         definition.row([
             ("constraint_catalog", database(world)),
             ("constraint_schema", (&table.schema).into()),
-            ("constraint_name", table.primary_key_name().into()),
+            ("constraint_name", name.into()),
             ("table_catalog", database(world)),
             ("table_schema", (&table.schema).into()),
             ("table_name", (&table.name).into()),
-            ("constraint_type", "PRIMARY KEY".into()),
+            ("constraint_type", kind.into()),
             ("is_deferrable", "NO".into()),
             ("initially_deferred", "NO".into()),
             ("enforced", "YES".into()),
         ])
     };
-    user_tables(world).map(row).collect()
+    let primary_key = |table: &TableInfo| row(table, table.primary_key_name(), "PRIMARY KEY");
+    let foreign_key = |table: &TableInfo| row(table, table.interleave_name(), "FOREIGN KEY");
+    let foreign_keys = world.interleaved().map(|(table, _)| foreign_key(table));
+    user_tables(world).map(primary_key).chain(foreign_keys).collect()
+}
+
+/// What tables are interleaved in, as foreign keys.
+fn references(world: &World, definition: &Definition) -> Vec<Row> {
+    let row = |(table, parent): (&TableInfo, &TableInfo)| {
+        let on_delete = match table.interleaved.map(|interleaved| interleaved.on_delete) {
+            Some(OnDelete::Cascade) => "CASCADE",
+            _ => "NO ACTION",
+        };
+        definition.row([
+            ("constraint_catalog", database(world)),
+            ("constraint_schema", (&table.schema).into()),
+            ("constraint_name", table.interleave_name().into()),
+            ("unique_constraint_catalog", database(world)),
+            ("unique_constraint_schema", (&parent.schema).into()),
+            ("unique_constraint_name", parent.primary_key_name().into()),
+            ("match_option", "NONE".into()),
+            ("update_rule", "NO ACTION".into()),
+            ("delete_rule", on_delete.into()),
+        ])
+    };
+    world.interleaved().map(row).collect()
 }
 
 fn key_columns(world: &World, definition: &Definition) -> Vec<Row> {
     let mut rows = Vec::new();
-    for table in user_tables(world) {
-        for (position, column) in table.key_columns().enumerate() {
+    let mut add = |table: &TableInfo, name: String, columns: usize, foreign: bool| {
+        for (position, column) in table.key_columns().take(columns).enumerate() {
             rows.push(definition.row([
                 ("constraint_catalog", database(world)),
                 ("constraint_schema", (&table.schema).into()),
-                ("constraint_name", table.primary_key_name().into()),
+                ("constraint_name", (&name).into()),
                 ("table_catalog", database(world)),
                 ("table_schema", (&table.schema).into()),
                 ("table_name", (&table.name).into()),
                 ("column_name", (&column.name).into()),
                 ("ordinal_position", (position + 1).into()),
+                ("position_in_unique_constraint", foreign.then_some(position + 1).into()),
             ]));
         }
+    };
+    for table in user_tables(world) {
+        add(table, table.primary_key_name(), table.primary_key.len(), false);
+    }
+    for (table, parent) in world.interleaved() {
+        add(table, table.interleave_name(), parent.primary_key.len(), true);
     }
     rows
 }
 
 fn constraint_columns(world: &World, definition: &Definition) -> Vec<Row> {
     let mut rows = Vec::new();
-    for table in user_tables(world) {
+    // The columns of a table that a constraint of `owner`'s is about.
+    let mut add = |table: &TableInfo, owner: &TableInfo, name: String| {
         for column in table.key_columns() {
             rows.push(definition.row([
                 ("table_catalog", database(world)),
@@ -230,10 +264,17 @@ fn constraint_columns(world: &World, definition: &Definition) -> Vec<Row> {
                 ("table_name", (&table.name).into()),
                 ("column_name", (&column.name).into()),
                 ("constraint_catalog", database(world)),
-                ("constraint_schema", (&table.schema).into()),
-                ("constraint_name", table.primary_key_name().into()),
+                ("constraint_schema", (&owner.schema).into()),
+                ("constraint_name", (&name).into()),
             ]));
         }
+    };
+    for table in user_tables(world) {
+        add(table, table, table.primary_key_name());
+    }
+    // A foreign key is about the columns that it refers to.
+    for (table, parent) in world.interleaved() {
+        add(parent, table, table.interleave_name());
     }
     rows
 }

@@ -15,6 +15,7 @@
 //! | `ARRAY(SELECT x ...)` | `(SELECT array_agg(x) ...)`, empty for NULL |
 //! | `x = ANY('{a,b}')`, `x <> ALL('{a,b}')` | `x IN ('a', 'b')`, `x NOT IN ('a', 'b')` |
 //! | `x LIKE y ESCAPE '/'` | `x LIKE like_escape(y, '/')` |
+//! | `x IN (SELECT pg_partition_ancestors(y) UNION ALL VALUES (z))` | `x IN (z)`: no table is partitioned |
 //! | a correlated subquery that doesn't aggregate, an EXISTS in the select list | see [`subqueries`] |
 
 mod arrays;
@@ -26,7 +27,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem,
-    SetExpr, TableFactor, Value, VisitMut, VisitorMut,
+    SetExpr, SetOperator, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::definition;
@@ -81,6 +82,11 @@ struct Dialect;
 
 impl VisitorMut for Dialect {
     type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        without_ancestors(expr);
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         subqueries::drop_what_never_runs(select);
@@ -154,6 +160,22 @@ impl VisitorMut for Dialect {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// No table is partitioned, so none has ancestors: psql asks for them where it asks for what refers
+/// to a table.
+fn without_ancestors(expr: &mut Expr) {
+    if let Expr::InSubquery { expr: inner, subquery, negated } = expr
+        && let SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } =
+            subquery.body.as_mut()
+        && let (SetExpr::Select(select), SetExpr::Values(values)) = (left.as_ref(), right.as_mut())
+        && let [SelectItem::UnnamedExpr(Expr::Function(function))] = select.projection.as_slice()
+        && catalog_name(&function.name).as_deref() == Some("pg_partition_ancestors")
+    {
+        let list = values.rows.iter_mut().flat_map(|row| std::mem::take(&mut row.content));
+        let (list, negated) = (list.collect(), *negated);
+        *expr = Expr::InList { expr: Box::new(build::take(inner)), list, negated };
     }
 }
 

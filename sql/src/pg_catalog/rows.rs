@@ -2,11 +2,13 @@
 
 mod fixed;
 
+use std::collections::BTreeSet;
+
 use super::cell::Cell;
 use super::definition::{self, Definition};
 use super::types::{self, TypeInfo};
 use super::world::{BTREE, HEAP, OWNER, OWNER_NAME, Relation, World};
-use crate::catalog::{ColumnInfo, TableInfo};
+use crate::catalog::{ColumnInfo, OnDelete, TableInfo};
 use crate::types::PgType;
 
 pub(super) type Row = Vec<Cell>;
@@ -58,7 +60,14 @@ fn attribute_number(position: usize) -> Cell {
 }
 
 fn classes(world: &World, definition: &Definition) -> Vec<Row> {
+    // PostgreSQL keeps foreign keys with triggers, on both sides; psql looks for them only there.
+    let with_triggers: BTreeSet<u64> =
+        world.interleaved().flat_map(|(table, parent)| [table.id, parent.id]).collect();
     let row = |relation: Relation| {
+        let triggers = match relation {
+            Relation::Table(table) => with_triggers.contains(&table.id),
+            _ => false,
+        };
         let (kind, access, columns) = match relation {
             Relation::Table(table) => ('r', HEAP, table.columns.len()),
             Relation::PrimaryKey(table) => ('i', BTREE, table.primary_key.len()),
@@ -80,6 +89,7 @@ fn classes(world: &World, definition: &Definition) -> Vec<Row> {
             ("relkind", kind.into()),
             ("relnatts", columns.into()),
             ("relhasrules", (kind == 'v').into()),
+            ("relhastriggers", triggers.into()),
             ("relispopulated", true.into()),
             ("relreplident", if kind == 'r' { 'd' } else { 'n' }.into()),
         ])
@@ -232,8 +242,9 @@ fn index_list(world: &World, definition: &Definition) -> Vec<Row> {
     user_tables(world).map(row).collect()
 }
 
+/// Primary keys, and what tables are interleaved in, as foreign keys.
 fn constraints(world: &World, definition: &Definition) -> Vec<Row> {
-    let row = |table: &TableInfo| {
+    let primary_key = |table: &TableInfo| {
         definition.row([
             ("oid", table.primary_key_oid().into()),
             ("conname", table.primary_key_name().into()),
@@ -250,10 +261,35 @@ fn constraints(world: &World, definition: &Definition) -> Vec<Row> {
             ("conkey", key_numbers(table)),
         ])
     };
-    user_tables(world).map(row).collect()
+    let foreign_key = |(table, parent): (&TableInfo, &TableInfo)| {
+        let on_delete = match table.interleaved.map(|interleaved| interleaved.on_delete) {
+            Some(OnDelete::Cascade) => 'c',
+            _ => 'a',
+        };
+        let own = table.primary_key.iter().take(parent.primary_key.len());
+        definition.row([
+            ("oid", table.interleave_oid().into()),
+            ("conname", table.interleave_name().into()),
+            ("connamespace", world.namespace_oid(&table.schema).into()),
+            ("contype", 'f'.into()),
+            ("convalidated", true.into()),
+            ("conrelid", table.oid().into()),
+            ("conindid", parent.primary_key_oid().into()),
+            ("confrelid", parent.oid().into()),
+            ("confupdtype", 'a'.into()),
+            ("confdeltype", on_delete.into()),
+            ("confmatchtype", 's'.into()),
+            ("conislocal", true.into()),
+            ("connoinherit", true.into()),
+            ("conkey", own.map(|&position| position + 1).collect()),
+            ("confkey", key_numbers(parent)),
+        ])
+    };
+    let primary_keys = user_tables(world).map(primary_key);
+    primary_keys.chain(world.interleaved().map(foreign_key)).collect()
 }
 
-/// An index belongs to its constraint, and that to its table.
+/// An index belongs to its constraint, and that to its table; a foreign key needs the other table.
 fn dependencies(world: &World, definition: &Definition) -> Vec<Row> {
     let (class, constraint) = (catalog_oid("pg_class"), catalog_oid("pg_constraint"));
     let mut rows = Vec::new();
@@ -274,6 +310,20 @@ fn dependencies(world: &World, definition: &Definition) -> Vec<Row> {
                 ("refobjsubid", attribute_number(*column)),
                 ("deptype", 'a'.into()),
             ]));
+        }
+    }
+    for (table, parent) in world.interleaved() {
+        for (of, how) in [(table, 'a'), (parent, 'n')] {
+            for column in of.primary_key.iter().take(parent.primary_key.len()) {
+                rows.push(definition.row([
+                    ("classid", constraint.into()),
+                    ("objid", table.interleave_oid().into()),
+                    ("refclassid", class.into()),
+                    ("refobjid", of.oid().into()),
+                    ("refobjsubid", attribute_number(*column)),
+                    ("deptype", how.into()),
+                ]));
+            }
         }
     }
     rows
@@ -327,7 +377,7 @@ mod tests {
     fn column(name: &str, column: &str) -> Vec<Cell> {
         let definition = &definition::relations("pg_catalog").unwrap()[name];
         let position = definition.columns.iter().position(|c| c.name == column).unwrap();
-        let rows = of(name).unwrap()(&sample::world(), definition);
+        let rows = of(name).unwrap()(&sample::interleaved(), definition);
         rows.into_iter().map(|mut row| row.swap_remove(position)).collect()
     }
 
@@ -353,6 +403,7 @@ mod tests {
             ("pg_index", "indrelid", "pg_class", "oid"),
             ("pg_constraint", "conrelid", "pg_class", "oid"),
             ("pg_constraint", "conindid", "pg_index", "indexrelid"),
+            ("pg_depend", "objid", "pg_constraint", "oid"),
             ("pg_database", "dattablespace", "pg_tablespace", "oid"),
             ("pg_database", "datdba", "pg_roles", "oid"),
             ("pg_type", "typoutput", "pg_proc", "oid"),
@@ -370,7 +421,7 @@ mod tests {
             else {
                 continue;
             };
-            for row in rows(&sample::world(), definition) {
+            for row in rows(&sample::interleaved(), definition) {
                 assert_eq!(row.len(), definition.columns.len());
                 for (cell, column) in row.iter().zip(&definition.columns) {
                     let name = column.name;

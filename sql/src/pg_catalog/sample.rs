@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::world::{SessionInfo, ViewInfo, World};
-use crate::catalog::{CatalogSnapshot, ColumnInfo, TableInfo};
+use crate::catalog::{CatalogSnapshot, ColumnInfo, Interleaved, OnDelete, TableInfo};
 use crate::types::PgType;
 
 pub(super) fn snapshot() -> Arc<CatalogSnapshot> {
@@ -41,6 +41,18 @@ pub(super) fn snapshot() -> Arc<CatalogSnapshot> {
     ))
 }
 
+/// The same, and a table that is interleaved in `accounts`.
+pub(super) fn interleaved() -> World {
+    let mut tables = snapshot().tables.clone();
+    let columns = vec![column("account", PgType::Int8, None), column("n", PgType::Int4, None)];
+    let mut entries = TableInfo::clone(&table(103, "public", "entries", columns, vec![0, 1]));
+    entries.root = 100;
+    let on_delete = OnDelete::Cascade;
+    entries.interleaved = Some(Interleaved { parent: 100, on_delete, parent_key: 1, root_key: 1 });
+    tables.push(Arc::new(entries));
+    World::new(Arc::new(CatalogSnapshot::new(1, tables)), session(), views())
+}
+
 pub(super) fn session() -> Arc<SessionInfo> {
     let settings = [("search_path", "\"$user\", public"), ("server_version", "15.18")];
     Arc::new(SessionInfo {
@@ -74,7 +86,8 @@ fn table(
         column.nullable = !(primary_key.contains(&position) || column.name == "owner");
     }
     let (schema, name) = (schema.to_owned(), name.to_owned());
-    Arc::new(TableInfo { id, schema, name, version: 1, root: id, columns, primary_key })
+    let (version, root, interleaved) = (1, id, None);
+    Arc::new(TableInfo { id, schema, name, version, root, interleaved, columns, primary_key })
 }
 
 fn column(name: &str, pg_type: PgType, default: Option<&str>) -> ColumnInfo {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use super::definition::{self, Definition};
-use crate::catalog::{CatalogSnapshot, TableInfo};
+use crate::catalog::{CatalogSnapshot, ColumnInfo, OnDelete, TableInfo};
 use crate::types::PgType;
 
 /// The role that owns everything: PostgreSQL's bootstrap superuser.
@@ -240,9 +240,27 @@ impl World {
         format!("{}.{name}", quote_identifier(relation.schema()))
     }
 
-    /// `PRIMARY KEY (a, b)`
-    pub(super) fn constraint_definition(table: &TableInfo) -> String {
-        format!("PRIMARY KEY ({})", key_list(table))
+    /// The tables that are interleaved in another, each with that.
+    pub(super) fn interleaved(&self) -> impl Iterator<Item = (&TableInfo, &TableInfo)> {
+        let tables = self.snapshot.tables.iter();
+        tables.filter_map(|table| Some((table.as_ref(), self.snapshot.parent(table)?.as_ref())))
+    }
+
+    /// `PRIMARY KEY (a, b)`, or `FOREIGN KEY (a) REFERENCES t(b) ON DELETE CASCADE` for the
+    /// constraint that stands for being interleaved.
+    pub(super) fn constraint_definition(&self, oid: u32) -> Option<String> {
+        if let Some(table) = self.primary_key(oid) {
+            return Some(format!("PRIMARY KEY ({})", key_list(table.key_columns())));
+        }
+        let mut interleaved = self.interleaved();
+        let (table, parent) = interleaved.find(|(table, _)| table.interleave_oid() == oid)?;
+        let key = key_list(table.key_columns().take(parent.primary_key.len()));
+        let action = match table.interleaved?.on_delete {
+            OnDelete::NoAction => "",
+            OnDelete::Cascade => " ON DELETE CASCADE",
+        };
+        let (name, columns) = (self.regclass_name(parent.oid()), key_list(parent.key_columns()));
+        Some(format!("FOREIGN KEY ({key}) REFERENCES {name}({columns}){action}"))
     }
 
     /// The statement that would create the primary key's index, or just one of its columns.
@@ -260,7 +278,7 @@ impl World {
         if !(pretty && self.is_visible(&table.schema)) {
             name = format!("{}.{name}", quote_identifier(&table.schema));
         }
-        let keys = key_list(table);
+        let keys = key_list(table.key_columns());
         Some(format!("CREATE UNIQUE INDEX {index} ON {name} USING btree ({keys})"))
     }
 }
@@ -275,9 +293,9 @@ fn fixed_namespace(name: &str) -> Option<u32> {
     }
 }
 
-fn key_list(table: &TableInfo) -> String {
+fn key_list<'c>(columns: impl Iterator<Item = &'c ColumnInfo>) -> String {
     let mut list = String::new();
-    for (position, column) in table.key_columns().enumerate() {
+    for (position, column) in columns.enumerate() {
         let comma = if position > 0 { ", " } else { "" };
         let _ = write!(list, "{comma}{}", quote_identifier(&column.name));
     }

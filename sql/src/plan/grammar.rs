@@ -3,12 +3,25 @@
 //! sqlparser's own dialect parses each argument of a function twice where it looks for
 //! `expression => value`, so that nested calls take time exponential in their depth. PostgreSQL's
 //! argument names are identifiers, so one token tells.
+//!
+//! Two things are added. `CREATE TABLE ... (...) INTERLEAVE IN PARENT t ON DELETE CASCADE` is
+//! Spanner's; it becomes options of the table, as if they stood in WITH (...). And PostgreSQL's
+//! `ALTER TABLE t RESET (a, b)`, which sqlparser doesn't know, becomes SET with options that have no
+//! value.
 
 use std::any::TypeId;
 
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    AlterTable, AlterTableOperation, CreateTableOptions, Expr, Ident, ObjectNamePart, SqlOption,
+    Statement,
+};
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::ddl::{INTERLEAVE_IN_PARENT, INTERLEAVE_ON_DELETE};
 
 const INNER: PostgreSqlDialect = PostgreSqlDialect {};
 
@@ -24,9 +37,103 @@ macro_rules! forward {
     };
 }
 
+/// What follows CREATE.
+fn create(parser: &mut Parser) -> Result<Statement, ParserError> {
+    let mut statement = parser.parse_create()?;
+    let Statement::CreateTable(create) = &mut statement else {
+        return Ok(statement);
+    };
+    if !next_is(parser, "interleave") {
+        return Ok(statement);
+    }
+    let mut options = interleave(parser)?;
+    let before = std::mem::take(&mut create.table_options);
+    match before {
+        CreateTableOptions::With(before) => options.extend(before),
+        CreateTableOptions::None => options.extend(parser.parse_options(Keyword::WITH)?),
+        other => {
+            create.table_options = other;
+            return parser.expected_ref("end of statement", parser.peek_token_ref());
+        }
+    }
+    create.table_options = CreateTableOptions::With(options);
+    Ok(statement)
+}
+
+/// `INTERLEAVE IN PARENT t [ON DELETE {CASCADE | NO ACTION}]`
+fn interleave(parser: &mut Parser) -> Result<Vec<SqlOption>, ParserError> {
+    parser.next_token();
+    parser.expect_keyword_is(Keyword::IN)?;
+    if !next_is(parser, "parent") {
+        return parser.expected_ref("PARENT", parser.peek_token_ref());
+    }
+    parser.next_token();
+    let name = parser.parse_object_name(false)?;
+    let idents = name.0.into_iter().map(|part| match part {
+        ObjectNamePart::Identifier(ident) => ident,
+        ObjectNamePart::Function(function) => function.name,
+    });
+    let option = |key: &str, value| SqlOption::KeyValue { key: Ident::new(key), value };
+    let mut options =
+        vec![option(INTERLEAVE_IN_PARENT, Expr::CompoundIdentifier(idents.collect()))];
+    if parser.parse_keyword(Keyword::ON) {
+        parser.expect_keyword_is(Keyword::DELETE)?;
+        let action = if parser.parse_keyword(Keyword::CASCADE) {
+            "cascade"
+        } else {
+            parser.expect_keywords(&[Keyword::NO, Keyword::ACTION])?;
+            "no action"
+        };
+        options.push(option(INTERLEAVE_ON_DELETE, Expr::Identifier(Ident::new(action))));
+    }
+    Ok(options)
+}
+
+/// Whether the next token is this word, which is no keyword of sqlparser's.
+fn next_is(parser: &Parser, word: &str) -> bool {
+    matches!(
+        &parser.peek_token_ref().token,
+        Token::Word(next) if next.quote_style.is_none() && next.value.eq_ignore_ascii_case(word)
+    )
+}
+
+/// `ALTER TABLE [IF EXISTS] [ONLY] t RESET (a, b)`
+fn reset_options(parser: &mut Parser) -> Result<Statement, ParserError> {
+    let alter = parser.get_current_token().clone();
+    parser.expect_keywords(&[Keyword::ALTER, Keyword::TABLE])?;
+    let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+    let only = parser.parse_keyword(Keyword::ONLY);
+    let name = parser.parse_object_name(false)?;
+    parser.expect_keyword_is(Keyword::RESET)?;
+    parser.expect_token(&Token::LParen)?;
+    let names = parser.parse_comma_separated(Parser::parse_identifier)?;
+    parser.expect_token(&Token::RParen)?;
+    let options = names.into_iter().map(SqlOption::Ident).collect();
+    Ok(Statement::AlterTable(AlterTable {
+        name,
+        if_exists,
+        only,
+        operations: vec![AlterTableOperation::SetOptionsParens { options }],
+        location: None,
+        on_cluster: None,
+        table_type: None,
+        end_token: AttachedToken(alter),
+    }))
+}
+
 impl Dialect for Grammar {
     fn dialect(&self) -> TypeId {
         TypeId::of::<PostgreSqlDialect>()
+    }
+
+    fn parse_statement(&self, parser: &mut Parser) -> Option<Result<Statement, ParserError>> {
+        if parser.parse_keyword(Keyword::CREATE) {
+            return Some(create(parser));
+        }
+        if parser.peek_keyword(Keyword::ALTER) {
+            return parser.maybe_parse(reset_options).transpose();
+        }
+        None
     }
 
     fn supports_named_fn_args_with_expr_name(&self) -> bool {

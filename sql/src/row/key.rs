@@ -2,13 +2,14 @@
 
 use std::ops::Bound;
 
+use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::common::ScalarValue;
 use meridian_storage::{
     KeyBuilder, KeyError, KeyRange, KeyReader, KeyType, KeyValue, Order, prefix_end,
 };
 
 use super::column::Column;
-use super::{RowCodec, RowSchema};
+use super::{KeyColumn, RowCodec, RowSchema};
 use crate::error::SqlError;
 use crate::types::{PgType, SessionFormat, text};
 
@@ -54,6 +55,24 @@ pub(super) fn encode(schema: &RowSchema, values: impl Iterator<Item = KeyValue>)
 
 pub(super) fn corrupted(error: &KeyError) -> SqlError {
     SqlError::corrupted(format!("a stored row's key is malformed: {error}"))
+}
+
+/// A key in three parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeySplit<'k> {
+    /// What the keys of the row's directory begin with: the root's id and primary key.
+    pub directory: &'k [u8],
+    /// The id of the table that the row belongs to.
+    pub table: u64,
+    /// The columns behind the root's.
+    pub rest: &'k [u8],
+}
+
+impl KeySplit<'_> {
+    /// What the keys of a table's rows in this directory begin with.
+    pub fn of(&self, table: u64) -> Vec<u8> {
+        KeyBuilder::from_prefix(self.directory).table(table).finish()
+    }
 }
 
 /// What a key tells of a row.
@@ -105,6 +124,37 @@ impl RowCodec {
             .map(|(index, value)| self.key_value(index, value))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(encode(&self.schema, values.into_iter()))
+    }
+
+    /// The keys of rows, from an array per column of the primary key, in the key's order.
+    ///
+    /// # Errors
+    /// `XX000` if the arrays are not those.
+    pub(crate) fn keys_of(&self, columns: &[ArrayRef]) -> Result<Vec<Vec<u8>>, SqlError> {
+        if columns.len() != self.schema.key.len() {
+            return Err(SqlError::internal(
+                "a key with another number of columns than its table's",
+            ));
+        }
+        let of_key = |(key, array): (&KeyColumn, _)| {
+            let array: &ArrayRef = array;
+            Column::new(array.as_ref(), self.schema.columns[key.position].pg_type)
+        };
+        let rows = columns.first().map_or(0, Array::len);
+        let columns: Vec<_> =
+            self.schema.key.iter().zip(columns).map(of_key).collect::<Result<_, _>>()?;
+        let key = |row| encode(&self.schema, columns.iter().map(|column| column.key_value(row)));
+        Ok((0..rows).map(key).collect())
+    }
+
+    /// The bytes of one column of the key.
+    ///
+    /// # Errors
+    /// `XX000` if the value isn't of its column's type.
+    pub fn key_part(&self, index: usize, value: &ScalarValue) -> Result<Vec<u8>, SqlError> {
+        let value = self.key_value(index, value)?;
+        let order = self.schema.key.get(index).map_or(Order::Asc, |column| column.order);
+        Ok(KeyBuilder::new().value(&value, order).finish())
     }
 
     fn key_value(&self, index: usize, value: &ScalarValue) -> Result<KeyValue, SqlError> {
@@ -176,10 +226,60 @@ impl RowCodec {
         if reader.table().map_err(|error| corrupted(&error))? != self.schema.root {
             return Ok(false);
         }
-        for step in steps(&self.schema).iter().take(self.schema.root_key_columns) {
+        Ok(self.split(key)?.table == self.schema.table)
+    }
+
+    /// The id of the table that the row of a key belongs to: this one, or another of its root's.
+    ///
+    /// # Errors
+    /// `XX001`
+    pub fn table_of(&self, key: &[u8]) -> Result<u64, SqlError> {
+        Ok(self.split(key)?.table)
+    }
+
+    /// Takes the key of a row of any table of the root apart.
+    ///
+    /// # Errors
+    /// `XX001`
+    pub(crate) fn split<'k>(&self, key: &'k [u8]) -> Result<KeySplit<'k>, SqlError> {
+        let mut reader = KeyReader::new(key);
+        reader.table().map_err(|error| corrupted(&error))?;
+        for (kind, order) in self.root_key.iter() {
+            reader.value(*kind, *order).map_err(|error| corrupted(&error))?;
+        }
+        let directory = reader.consumed();
+        let table = reader.table().map_err(|error| corrupted(&error))?;
+        Ok(KeySplit { directory, table, rest: reader.remaining() })
+    }
+
+    /// The key of the row that a row of this table lies below, in the table `ancestor` whose
+    /// primary key has as many columns as given.
+    ///
+    /// # Errors
+    /// `XX001`
+    pub(crate) fn key_above(
+        &self,
+        key: &[u8],
+        ancestor: u64,
+        columns: usize,
+    ) -> Result<Vec<u8>, SqlError> {
+        let split = self.split(key)?;
+        let mut reader = KeyReader::new(split.rest);
+        let own = steps(&self.schema);
+        for step in own.iter().take(columns).skip(self.schema.root_key_columns) {
             reader.value(step.kind, step.order).map_err(|error| corrupted(&error))?;
         }
-        Ok(reader.table().map_err(|error| corrupted(&error))? == self.schema.table)
+        Ok([&split.of(ancestor), reader.consumed()].concat())
+    }
+
+    /// What the keys of all rows of the table `descendant` begin with that lie below a row of this
+    /// one.
+    ///
+    /// # Errors
+    /// `XX001`
+    pub(crate) fn prefix_below(&self, key: &[u8], descendant: u64) -> Result<Vec<u8>, SqlError> {
+        let split = self.split(key)?;
+        Ok([&split.of(descendant), split.rest].concat())
     }
 
     /// The values of the primary key's columns, in the key's order, as far as the key tells them;
@@ -196,7 +296,13 @@ impl RowCodec {
                 break;
             }
             if step.own_id {
-                reader.table().map_err(|error| corrupted(&error))?;
+                let own = reader.table().map_err(|error| corrupted(&error))?;
+                if own != self.schema.table {
+                    return Err(SqlError::corrupted("a key of another table"));
+                }
+                if reader.is_empty() {
+                    break;
+                }
             }
             let value = reader.value(step.kind, step.order).map_err(|error| corrupted(&error))?;
             values.push(scalar(value, self.schema.columns[column.position].pg_type)?);
@@ -209,9 +315,21 @@ impl RowCodec {
     /// # Errors
     /// `XX001`
     pub fn describe_key(&self, key: &[u8], session: &SessionFormat) -> Result<String, SqlError> {
+        self.describe_values(&self.decode_key(key)?, session)
+    }
+
+    /// The first columns of the primary key with these values, likewise.
+    ///
+    /// # Errors
+    /// `XX000` if a value isn't of its column's type.
+    pub(crate) fn describe_values(
+        &self,
+        values: &[ScalarValue],
+        session: &SessionFormat,
+    ) -> Result<String, SqlError> {
         let mut names = Vec::new();
         let mut shown = Vec::new();
-        for (value, column) in self.decode_key(key)?.iter().zip(&self.schema.key) {
+        for (value, column) in values.iter().zip(&self.schema.key) {
             let column = &self.schema.columns[column.position];
             names.push(column.name.as_str());
             shown.push(if value.is_null() {

@@ -43,6 +43,7 @@
 mod column;
 mod decode;
 mod key;
+mod owned;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -52,13 +53,14 @@ use std::sync::Arc;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use meridian_storage::Order;
+use meridian_storage::{KeyType, Order};
 
 use crate::error::SqlError;
 use crate::types::PgType;
 
 pub use decode::RowDecoder;
 pub use key::key_type;
+pub(crate) use owned::Owned;
 
 use column::Column;
 
@@ -105,6 +107,8 @@ pub struct RowCodec {
     schema: Arc<RowSchema>,
     /// Positions of the columns that a value may hold, by their ids.
     stored: Arc<[usize]>,
+    /// How the root's columns of a key are read.
+    root_key: Arc<[(KeyType, Order)]>,
 }
 
 /// The columns of some rows, ready to be encoded. Made once, it encodes many rows.
@@ -154,7 +158,9 @@ impl RowCodec {
         {
             return Err(defect("column ids must be unique and not 0"));
         }
-        Ok(Self { schema: Arc::new(schema), stored: stored.into() })
+        let of_root = key::steps(&schema).into_iter().take(schema.root_key_columns);
+        let root_key = of_root.map(|step| (step.kind, step.order)).collect();
+        Ok(Self { schema: Arc::new(schema), stored: stored.into(), root_key })
     }
 
     /// The table as it was given.

@@ -3,7 +3,7 @@ use std::ops::Bound;
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
-use meridian_storage::Order;
+use meridian_storage::{KeyRange, Order};
 use proptest::prelude::*;
 
 use super::column::normalized;
@@ -196,6 +196,65 @@ proptest! {
         }
     }
 
+    // A directory: all rows below a root's row, in tables nested to any depth, have keys between the
+    // root row's prefix and its end; each is told from the others', and finds the one above it.
+    #[test]
+    fn a_directory_is_one_range(
+        (root_type, root_value) in typed_value(),
+        others in proptest::collection::vec(typed_value(), 40),
+        below in proptest::collection::vec((any::<i64>(), ".{0,3}", 0..4_u64), 0..6),
+    ) {
+        prop_assume!(key_type(root_type).is_some());
+        // Table 7 and, each interleaved in the one before, 8, 9 and 10: keys of 1, 2, 3, 3 columns.
+        let columns =
+            [(root_type, false), (PgType::Int8, false), (PgType::Text, false), (PgType::Text, true)];
+        let codecs: Vec<RowCodec> = [(7, 1), (8, 2), (9, 3), (10, 3)]
+            .map(|(id, key): (u64, usize)| {
+                let key: Vec<_> = (0..key).map(|position| (position, Order::Asc)).collect();
+                let mut schema = table(&columns, &key, 1).schema().clone();
+                schema.table = id;
+                RowCodec::new(schema).expect("a table")
+            })
+            .into();
+        let key = |root: &ScalarValue, (number, text, level): &(i64, String, u64)| {
+            let values = [
+                root.clone(),
+                ScalarValue::Int64(Some(*number)),
+                ScalarValue::Utf8(Some(text.replace('\u{1}', "\0"))),
+            ];
+            let level = usize::try_from(*level).expect("small");
+            codecs[level].key_of(&values[..codecs[level].schema().key.len()]).expect("a key")
+        };
+        let own = codecs[0].key_of(std::slice::from_ref(&root_value)).expect("a key");
+        let directory = codecs[0].split(&own).expect("a key").directory.to_vec();
+        let range = KeyRange::prefix(directory);
+        let roots = others.into_iter().filter(|(other, _)| *other == root_type);
+        let roots = roots.map(|(_, value)| value).chain([root_value.clone()]);
+        for root in roots {
+            let same = codecs[0].key_of(std::slice::from_ref(&root)).expect("a key") == own;
+            for row in &below {
+                let key = key(&root, row);
+                prop_assert_eq!(range.contains(&key), same, "{:?} {:?}", root, row);
+                for (level, codec) in codecs.iter().enumerate() {
+                    let owns = codec.owns(&key).expect("a key");
+                    prop_assert_eq!(owns, u64::try_from(level).expect("small") == row.2);
+                }
+                // Up one by one, and down again.
+                for level in (1..=usize::try_from(row.2).expect("small")).rev() {
+                    let (child, parent) = (&codecs[level], &codecs[level - 1]);
+                    let child_key = key_at(child, &key);
+                    let above = child
+                        .key_above(&child_key, parent.schema().table, parent.schema().key.len())
+                        .expect("a key");
+                    prop_assert!(parent.owns(&above).expect("a key"));
+                    prop_assert!(range.contains(&above) == same && above < child_key);
+                    let prefix = parent.prefix_below(&above, child.schema().table).expect("ok");
+                    prop_assert!(child_key.starts_with(&prefix));
+                }
+            }
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic(
         key in proptest::collection::vec(any::<u8>(), 0..24),
@@ -216,6 +275,14 @@ proptest! {
             let _ = codec.describe_key(key, &SessionFormat::default());
         }
     }
+}
+
+/// The key of the row of this table that the row of a key lies below, or is.
+fn key_at(codec: &RowCodec, key: &[u8]) -> Vec<u8> {
+    let schema = codec.schema();
+    let split = codec.split(key).expect("a key");
+    let whole = [&split.of(schema.table), split.rest].concat();
+    codec.key_above(&whole, schema.table, schema.key.len()).expect("a key")
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! *domain*: a set of points or an interval, both over the encoded values, whose byte order is the
 //! order of the values. The key's columns are then taken in order: as long as they are points, the
 //! prefixes multiply (`a in (1, 2) and b = 3`); the first interval ends it (`a = 1 and b > 7`);
-//! columns after it only filter. An OR that isn't about one column is expanded, and the ranges of
+//! columns after it only filter. Behind the columns of the root's key comes the table's own id: with
+//! all of those fixed, what is read are rows of this table alone; else the ranges also hold rows of
+//! the tables that are interleaved with it, which the reader passes over. An OR that isn't about one column is expanded, and the ranges of
 //! its branches are united.
 //!
 //! Ranges only narrow what is read. Every filter is still evaluated on every row, so a conjunct
@@ -38,7 +40,7 @@ pub(crate) fn key_ranges(table: &TableInfo, filters: &[Expr]) -> Vec<KeyRange> {
     merge(search.branch(&conjuncts, &mut budget))
 }
 
-/// The range of all keys of a table.
+/// The range of all keys of a table, and of all others of its root.
 pub(crate) fn whole_table(table: &TableInfo) -> KeyRange {
     KeyRange::prefix(codec::key_prefix(table))
 }
@@ -82,7 +84,8 @@ impl Search<'_> {
             return Vec::new();
         }
         let mut prefixes = vec![codec::key_prefix(self.table)];
-        for domain in domains {
+        for (place, domain) in domains.iter().enumerate() {
+            self.step(place, &mut prefixes);
             match domain {
                 Domain::Points(points) if prefixes.len() * points.len() <= MAX_RANGES => {
                     prefixes = prefixes
@@ -94,7 +97,16 @@ impl Search<'_> {
             }
         }
         // Points all the way: exactly these keys.
-        prefixes.into_iter().map(|prefix| KeyRange::point(self.parts.complete(prefix))).collect()
+        self.step(domains.len(), &mut prefixes);
+        prefixes.into_iter().map(KeyRange::point).collect()
+    }
+
+    /// Appends what comes before the column at `place`.
+    fn step(&self, place: usize, prefixes: &mut [Vec<u8>]) {
+        let before = self.parts.before(place);
+        for prefix in prefixes {
+            prefix.extend_from_slice(&before);
+        }
     }
 
     /// What a conjunct says of one column of the key, by the column's place in the key.

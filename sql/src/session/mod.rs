@@ -285,6 +285,7 @@ impl Session {
             ast::Statement::Update(update) => dml::update(self, update, parameters).await,
             ast::Statement::Delete(delete) => dml::delete(self, delete, parameters).await,
             ast::Statement::CreateTable(create) => ddl::create_table(self, create).await,
+            ast::Statement::AlterTable(alter) => ddl::alter_table(self, alter).await,
             ast::Statement::Drop { .. } => ddl::drop(self, ast).await,
             ast::Statement::Explain { .. } => explain::explain(self, ast, parameters).await,
             other => utility::run(self, other),

@@ -81,11 +81,19 @@ pub struct Notice {
     pub sqlstate: SqlState,
     /// What it says.
     pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
 }
 
 impl Notice {
     pub(crate) fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self { severity: "NOTICE", sqlstate, message: message.into() }
+        Self { severity: "NOTICE", sqlstate, message: message.into(), detail: None }
+    }
+
+    /// Adds a detail.
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
     }
 }
 

@@ -3,6 +3,7 @@
 mod ddl;
 mod dml;
 mod explain;
+mod interleave;
 mod queries;
 mod sessions;
 

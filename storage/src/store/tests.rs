@@ -42,15 +42,16 @@ fn a_folder_of_another_version_is_refused_and_left_alone() {
     in_virtual_time(|env, disk| async move {
         use_it(&open_on(&env, &disk).expect("new")).await;
         disk.crash(0);
+        let present = format!("storage {FORMAT_VERSION} ");
         disk.damage("format", |bytes| {
-            let text = String::from_utf8_lossy(bytes).replace("storage 1 ", "storage 9 ");
+            let text = String::from_utf8_lossy(bytes).replace(&present, "storage 9 ");
             *bytes = text.into_bytes();
         });
         let error = open_on(&env, &disk).expect_err("another version");
         assert!(matches!(&error, StorageError::OtherFormat { found, .. } if found == "9"));
         assert!(error.to_string().contains("format 9") && error.hint().is_some(), "{error}");
         disk.damage("format", |bytes| {
-            let text = String::from_utf8_lossy(bytes).replace("storage 9 ", "storage 1 ");
+            let text = String::from_utf8_lossy(bytes).replace("storage 9 ", &present);
             *bytes = text.into_bytes();
         });
         assert_used(&open_on(&env, &disk).expect("untouched"));

@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod front_door;
+mod interleave;
 mod latency;
 mod layering;
 mod nodes;

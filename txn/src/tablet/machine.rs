@@ -21,6 +21,10 @@
 //! and what the left tablet holds follows from its own log alone. Whatever replica of the right one
 //! is on a node where the left one's applies that entry ends with it, however far it lags.
 //!
+//! A write that is applied raises the fences of the tables that it names to the versions that it
+//! names: a tablet learns of a newer schema from the first write that was planned under it, and
+//! from then on refuses what was planned under an older one.
+//!
 //! # Caveats
 //!
 //! A merge copies the right tablet's rows through a log: it is meant for small ones.
@@ -59,8 +63,8 @@ pub(crate) struct State {
     pub(crate) descriptor: TabletDescriptor,
     /// The timestamp of the last applied write.
     pub(crate) last_write: Timestamp,
-    /// Tables whose schema has changed, each with the oldest version that may still write. A table
-    /// that isn't here never changed: its id alone says which it is.
+    /// The oldest version of each table's schema that may still write: the newest that a write or a
+    /// fence has named. A table that isn't here was never written.
     pub(crate) fences: BTreeMap<u64, u64>,
     /// Serves nothing any more.
     pub(crate) retired: bool,
@@ -460,8 +464,7 @@ impl TabletMachine {
         state.last_write = absorb.at;
         state.last_child = None;
         for (table, version) in absorb.fences {
-            let oldest = state.fences.entry(table).or_default();
-            *oldest = version.max(*oldest);
+            raise(&mut state.fences, table, version);
         }
         Ok(())
     }
@@ -497,6 +500,11 @@ impl TabletMachine {
     }
 }
 
+fn raise(fences: &mut BTreeMap<u64, u64>, table: u64, version: u64) {
+    let oldest = fences.entry(table).or_default();
+    *oldest = version.max(*oldest);
+}
+
 impl StateMachine for TabletMachine {
     fn apply(
         &self,
@@ -523,13 +531,15 @@ impl StateMachine for TabletMachine {
                             Mutation::Delete { key } => batch.put(key, at, None),
                         }
                     }
+                    for (table, version) in request.schema {
+                        raise(&mut state.fences, table, version);
+                    }
                     state.last_write = at;
                 }
                 outcome
             }
             Command::Fence { table, version } => {
-                let oldest = state.fences.entry(table).or_default();
-                *oldest = version.max(*oldest);
+                raise(&mut state.fences, table, version);
                 Ok(state.last_write)
             }
             Command::Split { key, child } => split(state, &key, child).map(|new| {

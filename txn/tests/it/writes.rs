@@ -29,6 +29,32 @@ fn a_fence_keeps_writes_of_an_old_schema_out() {
 }
 
 #[test]
+fn a_write_keeps_those_of_an_older_schema_out() {
+    run(1, "local", Duration::from_millis(2), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(2);
+        let under = |k: u64, schema: &[(u64, u64)]| {
+            let mut request = insert(k, "x");
+            request.schema = schema.to_vec();
+            request
+        };
+        node.write(under(1, &[(TABLE, 1)])).await.expect("the first version");
+        // A refused write teaches nothing.
+        let refused = node.write(under(1, &[(TABLE, 2)])).await;
+        assert_eq!(refused, Err(TxnError::DuplicateKey { key: key(1) }));
+        node.write(under(2, &[(TABLE, 1)])).await.expect("still the first version");
+        // One of another table, planned when this one had its second version.
+        node.write(under(3, &[(TABLE + 1, 1), (TABLE, 2)])).await.expect("the second version");
+        let refused = node.write(under(4, &[(TABLE, 1)])).await;
+        assert_eq!(refused, Err(TxnError::SchemaChanged { table: TABLE }));
+        let refused = cluster.node(3).write(under(4, &[(TABLE + 1, 1), (TABLE, 1)])).await;
+        assert_eq!(refused, Err(TxnError::SchemaChanged { table: TABLE }));
+        node.write(under(4, &[(TABLE, 2)])).await.expect("as new as what is known");
+        node.write(under(5, &[(TABLE + 1, 1)])).await.expect("the other table is as it was");
+    });
+}
+
+#[test]
 fn refused_writes_change_nothing() {
     run(1, "local", Duration::from_millis(2), |cluster| async move {
         cluster.create_tablet(1).await;

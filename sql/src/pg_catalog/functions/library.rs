@@ -238,8 +238,7 @@ fn encoding_to_char(_: &World, args: &[Cell]) -> Outcome {
 }
 
 fn constraint_definition(world: &World, args: &[Cell]) -> Outcome {
-    let table = args[0].as_oid().and_then(|oid| world.primary_key(oid));
-    Ok(table.map(World::constraint_definition).into())
+    Ok(args[0].as_oid().and_then(|oid| world.constraint_definition(oid)).into())
 }
 
 fn index_definition(world: &World, args: &[Cell]) -> Outcome {
