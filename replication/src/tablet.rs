@@ -49,7 +49,6 @@ pub struct PlacementChange {
     /// See [`Placement::read_only`].
     pub read_only: Option<Vec<String>>,
     /// See [`Placement::leader_region`]; `Some(None)` takes it away.
-    #[expect(clippy::option_option, reason = "not given, or taken away, or a region")]
     pub leader_region: Option<Option<String>>,
 }
 
