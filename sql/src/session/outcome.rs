@@ -87,6 +87,16 @@ impl Notice {
     pub(crate) fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self { severity: "NOTICE", sqlstate, message: message.into() }
     }
+
+    /// Something that is fine as it is and that the client may want to know.
+    pub fn remark(message: impl Into<String>) -> Self {
+        Self::new(SqlState::SUCCESSFUL_COMPLETION, message)
+    }
+
+    /// `01000`: what was asked for is done and may not be what was wanted.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: "WARNING", sqlstate: SqlState::WARNING, message: message.into() }
+    }
 }
 
 /// Whether a transaction block is open. None ever is, as long as BEGIN is refused.
