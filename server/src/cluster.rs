@@ -73,6 +73,12 @@ pub enum ClusterError {
         /// The greatest number that there is.
         nodes: usize,
     },
+    /// Nobody would be left to resume the others.
+    #[error("node {node} is the last one that isn't paused")]
+    LastAwake {
+        /// The node.
+        node: u64,
+    },
 }
 
 /// A node that runs.
@@ -82,6 +88,8 @@ struct Running {
     node: Arc<Node>,
     engine: Arc<Engine>,
     started: Timestamp,
+    /// Counts its pauses and their ends, so that the timer of one doesn't end another.
+    pauses: u64,
 }
 
 /// A node's place, whether it runs or not.
@@ -102,6 +110,8 @@ pub struct Cluster {
     world: World,
     options: ClusterOptions,
     network: SimulatedNetwork,
+    /// Timers of the cluster's own, beside those of its nodes.
+    env: Env,
     slots: Mutex<BTreeMap<u64, Slot>>,
     /// One node is started or stopped at a time.
     changing: tokio::sync::Mutex<()>,
@@ -110,6 +120,9 @@ pub struct Cluster {
 
 /// How many replicas a tablet has where nothing else is asked for.
 const DEFAULT_VOTERS: usize = 3;
+
+/// The cluster's label among the world's environments, apart from any node's.
+const LABEL: u64 = u64::MAX - 2;
 
 /// How long a disk may stay in use by the remains of a node that was stopped.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -130,7 +143,9 @@ impl Cluster {
             let number = place.number;
             slots.insert(number, Slot { place, clock, memory, incarnation: 0, running: None });
         }
+        let env: Env = world.node(LABEL);
         let cluster = Arc::new_cyclic(|itself| Self {
+            env,
             world,
             options,
             network,
@@ -204,6 +219,8 @@ impl Cluster {
         let _one_at_a_time = self.changing.lock().await;
         let Some(running) = self.take(number)? else { return Ok(false) };
         self.network.stop_node(NodeId::new(number));
+        // Paused, it couldn't finish anything.
+        running.env.resume();
         running.node.shutdown().await;
         running.env.halt();
         Ok(true)
@@ -242,6 +259,55 @@ impl Cluster {
         Ok(true)
     }
 
+    /// Pauses a node as SIGSTOP does a process (see [`NodeEnvironment::pause`]), until it is
+    /// resumed or for as long as is said; a paused node's pause gets another end. False if it was
+    /// paused or doesn't run.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoSuchNode`]; [`ClusterError::LastAwake`] for a pause without an end that
+    /// would leave no node to end it from.
+    pub fn pause_node(&self, number: u64, pause: Option<Duration>) -> Result<bool, ClusterError> {
+        let mut slots = self.lock();
+        let awake = |slot: &Slot| slot.running.as_ref().is_some_and(|r| !r.env.is_paused());
+        let others = slots.iter().any(|(other, slot)| *other != number && awake(slot));
+        let Some(running) = Self::find(&mut slots, number)?.running.as_mut() else {
+            return Ok(false);
+        };
+        if pause.is_none() && !others {
+            return Err(ClusterError::LastAwake { node: number });
+        }
+        let changed = running.env.pause();
+        running.pauses += 1;
+        if let Some(pause) = pause {
+            let (env, pauses) = (Arc::clone(&running.env), running.pauses);
+            let (cluster, over) = (std::sync::Weak::clone(&self.itself), self.env.sleep(pause));
+            self.env.spawn(async move {
+                over.await;
+                let Some(cluster) = cluster.upgrade() else { return };
+                let mut slots = cluster.lock();
+                let slot = slots.get_mut(&number).and_then(|slot| slot.running.as_mut());
+                // It may have been resumed, or started again, and paused once more since.
+                if slot.is_some_and(|r| Arc::ptr_eq(&r.env, &env) && r.pauses == pauses) {
+                    env.resume();
+                }
+            });
+        }
+        Ok(changed)
+    }
+
+    /// Lets a paused node go on. False if it wasn't paused.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoSuchNode`].
+    pub fn resume_node(&self, number: u64) -> Result<bool, ClusterError> {
+        let mut slots = self.lock();
+        let Some(running) = Self::find(&mut slots, number)?.running.as_mut() else {
+            return Ok(false);
+        };
+        running.pauses += 1;
+        Ok(running.env.resume())
+    }
+
     /// Stops all nodes.
     pub async fn shutdown(&self) {
         for number in self.numbers() {
@@ -259,12 +325,12 @@ impl Cluster {
     }
 
     fn take(&self, number: u64) -> Result<Option<Running>, ClusterError> {
-        let mut slots = self.lock();
+        Ok(Self::find(&mut self.lock(), number)?.running.take())
+    }
+
+    fn find(slots: &mut BTreeMap<u64, Slot>, number: u64) -> Result<&mut Slot, ClusterError> {
         let nodes = slots.len();
-        match slots.get_mut(&number) {
-            Some(slot) => Ok(slot.running.take()),
-            None => Err(ClusterError::NoSuchNode { node: number, nodes }),
-        }
+        slots.get_mut(&number).ok_or(ClusterError::NoSuchNode { node: number, nodes })
     }
 
     async fn claim(&self, number: u64) -> Result<(), ClusterError> {
@@ -276,10 +342,7 @@ impl Cluster {
     async fn start_one(&self, number: u64) -> Result<(), ClusterError> {
         let (place, clock, memory, incarnation) = {
             let mut slots = self.lock();
-            let nodes = slots.len();
-            let Some(slot) = slots.get_mut(&number) else {
-                return Err(ClusterError::NoSuchNode { node: number, nodes });
-            };
+            let slot = Self::find(&mut slots, number)?;
             slot.incarnation += 1;
             (slot.place.clone(), Arc::clone(&slot.clock), slot.memory.clone(), slot.incarnation)
         };
@@ -298,7 +361,7 @@ impl Cluster {
             storage,
             transport,
             registry,
-            timing: Timing::for_round_trip(self.options.topology.longest_round_trip()),
+            timing: self.timing(),
             default_voters: DEFAULT_VOTERS,
         };
         let started = Node::start(options).await;
@@ -308,7 +371,7 @@ impl Cluster {
             .map_err(|error| ClusterError::Engine { node: number, error })?;
         if let Some(slot) = self.lock().get_mut(&number) {
             let started = self.world.true_time();
-            slot.running = Some(Running { env, node, engine, started });
+            slot.running = Some(Running { env, node, engine, started, pauses: 0 });
         }
         Ok(())
     }
@@ -340,6 +403,11 @@ impl Cluster {
                 opened => return Ok(opened?),
             }
         }
+    }
+
+    /// Raft's timeouts, which follow from the topology that the cluster began with.
+    fn timing(&self) -> Timing {
+        Timing::for_round_trip(self.options.topology.longest_round_trip())
     }
 
     fn was_started_before(&self, number: u64) -> bool {

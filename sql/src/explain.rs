@@ -95,6 +95,10 @@ async fn explain_query(
     analyze: bool,
 ) -> Result<Vec<String>, SqlError> {
     let scope = session.scope();
+    if let Some(call) = session::cluster_call(query) {
+        let line = call.explain(&scope, parameters)?;
+        return if analyze { Err(call.not_analyzed()) } else { Ok(vec![line]) };
+    }
     let plan = session::plan(session, &scope, None, query, parameters)?;
     let physical = session::physical_plan(&scope, &plan).await.map_err(|e| sql_error(&e))?;
     let engine = session.engine();

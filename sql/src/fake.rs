@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
@@ -13,9 +14,13 @@ use meridian_txn::{
     ScanResult, TabletDescriptor, TxnError, WriteRequest, table_range,
 };
 
-use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
+use crate::cluster_view::{
+    ClockChange, ClockRow, ClusterView, Effect, LinkChange, LinkRow, NodeRow, Place, ReplicaRow,
+    TabletRow,
+};
 use crate::error::SqlError;
 use crate::fragment::{self, Fragment, RowView};
+use crate::session::Notice;
 use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
 
 /// The versions of one key, oldest first; `None` is a deletion.
@@ -80,6 +85,11 @@ impl FakeTablets {
     /// What was asked of the tablets besides reading and writing.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.lock().calls.clone()
+    }
+
+    /// The same, and forgets it.
+    pub(crate) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().calls)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -455,7 +465,16 @@ impl ClusterView for FakeCluster {
             start: range.start,
             end: range.end,
             replicas: vec![NodeId::new(1), NodeId::new(2)],
+            voters: vec![NodeId::new(1)],
+            read_only: vec![NodeId::new(2)],
+            preferred_leader: NodeId::new(1),
+            placement: Placement {
+                voters: 1,
+                leader_region: Some("us-east".to_owned()),
+                ..Placement::default()
+            },
             leader: Some(NodeId::new(1)),
+            leader_region: Some("us-east".to_owned()),
             size_bytes: Some(17),
             raft_term: Some(1),
             applied_index: Some(2),
@@ -468,13 +487,49 @@ impl ClusterView for FakeCluster {
     }
 
     async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {
-        self.calls.lock().expect("no panics").push(format!("stop {node}"));
+        self.told(format!("stop {node}"));
         Ok(true)
     }
 
     async fn start_node(&self, node: NodeId) -> Result<bool, SqlError> {
-        self.calls.lock().expect("no panics").push(format!("start {node}"));
+        self.told(format!("start {node}"));
         Ok(true)
+    }
+
+    async fn pause_node(&self, node: NodeId, pause: Option<Duration>) -> Result<Effect, SqlError> {
+        self.told(format!("pause {node} {pause:?}"));
+        Ok(true.into())
+    }
+
+    async fn partition(&self, a: &Place, b: &Place, both: bool) -> Result<Effect, SqlError> {
+        self.told(format!("partition {a:?} {b:?} {both}"));
+        Ok(true.into())
+    }
+
+    async fn heal(&self, between: Option<&[Place; 2]>) -> Result<Effect, SqlError> {
+        self.told(format!("heal {between:?}"));
+        Ok(false.into())
+    }
+
+    async fn set_latency(
+        &self,
+        a: &Place,
+        b: &Place,
+        change: LinkChange,
+    ) -> Result<Effect, SqlError> {
+        self.told(format!("latency {a:?} {b:?} {change:?}"));
+        Ok(Effect { changed: true, notices: vec![Notice::remark("far")] })
+    }
+
+    async fn set_clock(&self, node: NodeId, change: ClockChange) -> Result<Effect, SqlError> {
+        self.told(format!("clock {node} {change:?}"));
+        Ok(Effect { changed: true, notices: vec![Notice::warning("wrong")] })
+    }
+}
+
+impl FakeCluster {
+    fn told(&self, call: String) {
+        self.calls.lock().expect("no panics").push(call);
     }
 }
 

@@ -1,4 +1,6 @@
-//! The views of the schema `meridian`: the cluster as tables.
+//! The schema `meridian`: the cluster as tables, and the functions that change it.
+
+pub(crate) mod functions;
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,10 +13,12 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::{Expr, TableSource, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use meridian_storage::NodeId;
 use meridian_truetime::Timestamp;
+use meridian_txn::Placement;
 
 use crate::catalog::{CatalogSnapshot, bootstrap};
 use crate::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
@@ -22,7 +26,7 @@ use crate::error::SqlError;
 use crate::explain::{readable_bound, table_of_key};
 use crate::pg_catalog::ViewInfo;
 use crate::plan::literals::external;
-use crate::types::PgType;
+use crate::types::{PgType, normalize_json};
 
 /// The schema's name.
 pub(crate) const SCHEMA: &str = bootstrap::SCHEMA;
@@ -105,6 +109,11 @@ fn columns(view: View) -> &'static [(&'static str, PgType)] {
             ("range_end", PgType::Text),
             ("replicas", PgType::Text),
             ("leader", PgType::Int8),
+            ("leader_region", PgType::Text),
+            ("voters", PgType::Text),
+            ("read_only", PgType::Text),
+            ("preferred_leader", PgType::Int8),
+            ("placement", PgType::Jsonb),
             ("size_bytes", PgType::Int8),
             ("raft_term", PgType::Int8),
             ("applied_index", PgType::Int8),
@@ -113,14 +122,23 @@ fn columns(view: View) -> &'static [(&'static str, PgType)] {
         View::Replicas => &[
             ("tablet", PgType::Int8),
             ("node", PgType::Int8),
+            ("role", PgType::Text),
             ("leads", PgType::Bool),
             ("raft_term", PgType::Int8),
             ("last_index", PgType::Int8),
             ("applied_index", PgType::Int8),
+            ("lag", PgType::Int8),
             ("last_write", PgType::Timestamptz),
             ("size_bytes", PgType::Int8),
         ],
     }
+}
+
+/// Whether it is one of the views whose rows need nothing of the catalog.
+pub(crate) fn shows_the_cluster(source: &Arc<dyn TableSource>) -> bool {
+    let Ok(provider) = source_as_provider(source) else { return false };
+    let view = provider.downcast_ref::<ViewTable>().map(|table| table.view);
+    view.is_some_and(|view| !matches!(view, View::Tablets))
 }
 
 #[derive(Debug)]
@@ -243,30 +261,51 @@ fn replicas(rows: &[ReplicaRow]) -> Vec<ArrayRef> {
     vec![
         integers(rows.iter().map(|row| Some(row.tablet.get()))),
         integers(rows.iter().map(|row| Some(row.node.get()))),
+        texts(rows.iter().map(|row| row.role)),
         Arc::new(leads),
         integers(rows.iter().map(|row| Some(row.raft_term))),
         integers(rows.iter().map(|row| Some(row.last_index))),
         integers(rows.iter().map(|row| Some(row.applied_index))),
+        integers(rows.iter().map(|row| row.lag)),
         times(rows.iter().map(|row| Some(row.last_write))),
         integers(rows.iter().map(|row| Some(row.size_bytes))),
     ]
+}
+
+/// Nodes as the text of an array.
+fn list(nodes: &[NodeId]) -> String {
+    let list: Vec<_> = nodes.iter().map(|&replica| node(replica).to_string()).collect();
+    format!("{{{}}}", list.join(","))
+}
+
+/// A placement as jsonb.
+fn placement(placement: &Placement) -> String {
+    let json = serde_json::json!({
+        "voters": placement.voters,
+        "regions": placement.regions,
+        "read_only": placement.read_only,
+        "leader_region": placement.leader_region,
+    });
+    let text = json.to_string();
+    normalize_json(&text).unwrap_or(text)
 }
 
 fn tablets(rows: &[TabletRow], snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
     let table_name = |row: &TabletRow| {
         table_of_key(snapshot, &row.start).map(|table| format!("{}.{}", table.schema, table.name))
     };
-    let replicas = |row: &TabletRow| {
-        let list: Vec<_> = row.replicas.iter().map(|&replica| node(replica).to_string()).collect();
-        format!("{{{}}}", list.join(","))
-    };
     vec![
         integers(rows.iter().map(|row| Some(row.tablet.get()))),
         texts(rows.iter().map(table_name)),
         texts(rows.iter().map(|row| Some(readable_bound(snapshot, Some(&row.start))))),
         texts(rows.iter().map(|row| Some(readable_bound(snapshot, row.end.as_deref())))),
-        texts(rows.iter().map(|row| Some(replicas(row)))),
+        texts(rows.iter().map(|row| Some(list(&row.replicas)))),
         integers(rows.iter().map(|row| row.leader.map(NodeId::get))),
+        texts(rows.iter().map(|row| row.leader_region.as_ref())),
+        texts(rows.iter().map(|row| Some(list(&row.voters)))),
+        texts(rows.iter().map(|row| Some(list(&row.read_only)))),
+        integers(rows.iter().map(|row| Some(row.preferred_leader.get()))),
+        texts(rows.iter().map(|row| Some(placement(&row.placement)))),
         integers(rows.iter().map(|row| row.size_bytes)),
         integers(rows.iter().map(|row| row.raft_term)),
         integers(rows.iter().map(|row| row.applied_index)),

@@ -130,6 +130,12 @@ pub trait Environment: Debug + Send + Sync {
     /// virtual time, which would run away from the thread.
     fn may_block(&self) -> bool;
 
+    /// While the node is paused, what completes when it goes on. Its tasks are held back without
+    /// asking; this is for what acts for the node outside of them.
+    fn paused(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// `duration` in milliseconds of tokio's clock, rounded up, for a library that sets its timers
     /// itself (Raft). Virtual time runs a thousand times finer than tokio's timers, so there one
     /// simulated microsecond is one of tokio's milliseconds.

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod entropy;
 pub mod env;
+mod gate;
 pub mod interval;
 mod timer;
 pub mod timestamp;

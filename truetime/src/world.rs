@@ -24,6 +24,7 @@ use tokio::runtime::{self, Handle};
 
 use crate::entropy;
 use crate::env::{CostModel, Environment, Moment, Work};
+use crate::gate::Gate;
 use crate::timer::Timer;
 use crate::timestamp::{Timestamp, nanos};
 
@@ -118,6 +119,7 @@ impl World {
             world: self.clone(),
             random: Mutex::new(StdRng::from_seed(seed)),
             tasks: Arc::default(),
+            gate: Arc::default(),
             cores: Mutex::new(vec![Moment::START; self.0.cost.cores.max(1)]),
             disk: Mutex::new(vec![Moment::START]),
         })
@@ -186,6 +188,7 @@ pub struct NodeEnvironment {
     world: World,
     random: Mutex<StdRng>,
     tasks: Arc<Mutex<Tasks>>,
+    gate: Arc<Gate>,
     cores: Mutex<Vec<Moment>>,
     disk: Mutex<Vec<Moment>>,
 }
@@ -199,6 +202,30 @@ impl NodeEnvironment {
             std::mem::take(&mut tasks.running)
         };
         running.values().for_each(AbortHandle::abort);
+        // What waits for a paused node to go on has nothing more to wait for.
+        self.gate.open();
+    }
+
+    /// Pauses the node, as SIGSTOP does a process: until [`NodeEnvironment::resume`] none of its
+    /// tasks runs. Nothing is lost: timers that end meanwhile, and messages that arrive, are found
+    /// late. Clocks go on. A task in the middle of a step ends that step first. False if the node
+    /// was paused or has halted.
+    ///
+    /// What acts for the node outside of its tasks asks [`Environment::paused`].
+    pub fn pause(&self) -> bool {
+        let tasks = lock(&self.tasks);
+        !tasks.halted && self.gate.close()
+    }
+
+    /// Lets a paused node go on. False if it wasn't paused.
+    pub fn resume(&self) -> bool {
+        self.gate.open()
+    }
+
+    /// Whether the node is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.gate.is_closed()
     }
 
     /// Whether [`NodeEnvironment::halt`] was called.
@@ -209,7 +236,7 @@ impl NodeEnvironment {
 
     #[expect(clippy::disallowed_methods, reason = "the one place where tasks start")]
     fn start(&self, task: BoxFuture<'static, ()>, on: &Handle) {
-        let (task, abort) = abortable(task);
+        let (task, abort) = abortable(self.gate.hold(task));
         let id = {
             let mut tasks = lock(&self.tasks);
             if tasks.halted {
@@ -284,6 +311,11 @@ impl Environment for NodeEnvironment {
         !self.world.is_virtual()
     }
 
+    fn paused(&self) -> Option<BoxFuture<'static, ()>> {
+        let resumed = futures::future::ready(()).boxed();
+        self.is_paused().then(|| self.gate.hold(resumed).boxed())
+    }
+
     fn tokio_millis(&self, duration: Duration) -> u64 {
         let scale = if self.world.is_virtual() { VIRTUAL_SCALE } else { 1 };
         (nanos(duration).div_ceil(1_000_000 / scale)).max(1)
@@ -354,6 +386,83 @@ mod tests {
                 let _ = late.send(());
             });
             assert_eq!(seen.recv().await, None);
+        });
+    }
+
+    #[test]
+    fn a_paused_node_finds_late_what_happened_meanwhile() {
+        World::run_virtual(1, CostModel::default(), |world| async move {
+            let (env, other) = (world.node(1), world.node(2));
+            let (done, mut seen) = tokio::sync::mpsc::unbounded_channel();
+            let start = |node: &Arc<NodeEnvironment>, name: &'static str, millis: u64| {
+                let (done, env) = (done.clone(), Arc::clone(node));
+                node.spawn(async move {
+                    env.sleep(Duration::from_millis(millis)).await;
+                    let _ = done.send((name, env.moment().as_nanos() / 1_000_000));
+                });
+            };
+            start(&env, "before the pause", 1);
+            start(&env, "second", 20);
+            start(&env, "first", 10);
+            start(&env, "after the pause", 70);
+            start(&other, "elsewhere", 30);
+            other.sleep(Duration::from_millis(5)).await;
+            assert!(env.pause() && !env.pause() && env.is_paused());
+            // Started while it is paused: its sleep begins when it is resumed.
+            start(&env, "started late", 10);
+            other.sleep(Duration::from_millis(45)).await;
+            assert!(env.resume() && !env.resume() && !env.is_paused());
+            let mut story = Vec::new();
+            for _ in 0..6 {
+                story.push(seen.recv().await.expect("all of them end"));
+            }
+            let expected = [
+                ("before the pause", 1),
+                ("elsewhere", 30),
+                // In the order in which they were started, not in that of their timers.
+                ("second", 50),
+                ("first", 50),
+                ("started late", 60),
+                ("after the pause", 70),
+            ];
+            assert_eq!(story, expected);
+        });
+    }
+
+    #[test]
+    fn others_can_wait_for_a_paused_node_to_go_on() {
+        World::run_virtual(1, CostModel::default(), |world| async move {
+            let (env, other) = (world.node(1), world.node(2));
+            assert!(env.paused().is_none());
+            env.pause();
+            let resumed = env.paused().expect("it is paused");
+            let paused = Arc::clone(&env);
+            let timer = other.sleep(Duration::from_millis(7));
+            other.spawn(async move {
+                timer.await;
+                paused.resume();
+            });
+            resumed.await;
+            assert_eq!(env.moment(), Moment::from_nanos(7_000_000));
+        });
+    }
+
+    #[test]
+    fn a_paused_node_can_halt_and_a_halted_one_cannot_pause() {
+        World::run_virtual(1, CostModel::default(), |world| async move {
+            let env = world.node(1);
+            let (kept, mut dropped) = tokio::sync::mpsc::unbounded_channel::<()>();
+            env.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(kept);
+            });
+            env.pause();
+            let resumed = env.paused().expect("it is paused");
+            env.halt();
+            // Nobody is left waiting.
+            resumed.await;
+            assert_eq!(dropped.recv().await, None);
+            assert!(!env.pause() && !env.is_paused());
         });
     }
 

@@ -681,6 +681,12 @@ impl Node {
                     self.set_leader_hint(tablet, node);
                     return Ok(done);
                 }
+                Err(TxnError::Unknown { reason }) => {
+                    // It doesn't answer: the next request begins elsewhere.
+                    search.next();
+                    self.set_leader_hint(tablet, search.node());
+                    return Err(TxnError::Unknown { reason });
+                }
                 Err(TxnError::Moved { tablet, known }) => {
                     self.directory().learn(known.iter().cloned().map(DirectoryRow::Live));
                     return Err(TxnError::Moved { tablet, known });

@@ -26,9 +26,15 @@
 //! | clogged | late | stalls; breaks after the patience |
 //! | cut | [`NetError::DeadlineExceeded`] | stalls; breaks after the patience |
 //! | node stopped | [`NetError::Broken`] if it was executing, else [`NetError::Unreachable`] after a round trip | breaks, one way later |
+//! | node paused | late | stalls |
 //!
 //! A stopped node answers like a machine whose process was killed: its kernel refuses connections
 //! and resets those that there were. A machine that vanished is a node with its links cut.
+//!
+//! A paused node ([`NodeEnvironment::pause`](meridian_truetime::NodeEnvironment::pause)) sends
+//! nothing. What arrives there is kept for it, as a kernel keeps it for a process under SIGSTOP.
+//! Raft's own tasks are not the environment's and go on counting time, but what they send and what
+//! they hear waits here, so that to everybody else the whole node stands still.
 //!
 //! # Caveats
 //!
@@ -387,6 +393,13 @@ struct SimulatedTransport {
 }
 
 impl SimulatedTransport {
+    /// Waits while this node is paused.
+    async fn awake(&self) {
+        while let Some(resumed) = self.home.env.paused() {
+            resumed.await;
+        }
+    }
+
     /// Refuses what can't even be sent.
     fn check(&self, wire: &Wire, to: NodeId) -> Result<(), NetError> {
         if !wire.is_current(self.home.id, self.incarnation) {
@@ -414,6 +427,7 @@ impl Transport for SimulatedTransport {
         request: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, NetError> {
+        self.awake().await;
         if to == self.home.id {
             return self.home.call(service, request, deadline).await;
         }
@@ -424,7 +438,9 @@ impl Transport for SimulatedTransport {
             Ok(wire.call(now, [self.home.id, to], service, request, reply))
         })?;
         let _pending = Pending { network: &self.network, call };
-        local::await_answer(&self.home.env, to, deadline, answer).await
+        let answer = local::await_answer(&self.home.env, to, deadline, answer).await;
+        self.awake().await;
+        answer
     }
 
     async fn open(
@@ -432,6 +448,7 @@ impl Transport for SimulatedTransport {
         to: NodeId,
         service: ServiceName,
     ) -> Result<(Outgoing, Incoming), NetError> {
+        self.awake().await;
         if to == self.home.id {
             return self.home.open(service);
         }

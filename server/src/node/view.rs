@@ -14,7 +14,7 @@ use meridian_txn::{Node, TabletStatus};
 
 use super::config::StartConfig;
 use super::info::{About, Link, Question, ask};
-use crate::cluster::view::tablet_row;
+use crate::cluster::view::{replica_rows, tablet_row};
 
 /// How long a node may take to answer, beyond its distance.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -75,13 +75,6 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// A function that only a cluster in one process has.
-fn refused(what: &str, node: NodeId, hint: &str) -> SqlError {
-    let message = format!("node {} can't be {what} from here", node.get());
-    SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message)
-        .detail("The nodes of this cluster are processes of their own.")
-        .hint(hint)
-}
-
 #[async_trait]
 impl ClusterView for View {
     async fn nodes(&self) -> Result<Vec<NodeRow>, SqlError> {
@@ -135,29 +128,15 @@ impl ClusterView for View {
 
     async fn tablets(&self) -> Result<Vec<TabletRow>, SqlError> {
         let statuses = self.statuses().await?;
-        Ok(statuses.values().filter_map(|replicas| tablet_row(replicas)).collect())
+        let region = |node: NodeId| {
+            let entry = self.config.nodes.iter().find(|entry| entry.id == node)?;
+            Some(entry.region.clone())
+        };
+        Ok(statuses.values().filter_map(|replicas| tablet_row(region, replicas)).collect())
     }
 
     async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
         let statuses = self.statuses().await?;
-        let rows = statuses.values().flatten().map(|status| ReplicaRow {
-            tablet: status.descriptor.id,
-            node: status.node,
-            leads: status.leader == Some(status.node),
-            raft_term: status.term,
-            last_index: status.last_index,
-            applied_index: status.applied_index,
-            last_write: status.last_write,
-            size_bytes: status.size_bytes,
-        });
-        Ok(rows.collect())
-    }
-
-    async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {
-        Err(refused("stopped", node, "Press Ctrl-C in its terminal, or end its process with kill."))
-    }
-
-    async fn start_node(&self, node: NodeId) -> Result<bool, SqlError> {
-        Err(refused("started", node, "Run meridian start on its machine."))
+        Ok(statuses.values().flat_map(|replicas| replica_rows(replicas)).collect())
     }
 }

@@ -8,6 +8,8 @@ mod names;
 #[allow(clippy::unnecessary_wraps, reason = "as above")]
 mod text;
 
+pub(crate) use names::identifiers;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use datafusion::catalog::SchemaProvider;
 use datafusion::logical_expr::ScalarUDF;
 
+pub(crate) use functions::identifiers;
 pub use rewrite::{rewrite_expression, rewrite_query};
 pub use world::{SessionInfo, ViewInfo};
 

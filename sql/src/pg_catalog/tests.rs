@@ -106,13 +106,14 @@ pub(super) fn queries(fixture: &str) -> Vec<&str> {
 }
 
 /// Every fixture, by its name.
-pub(super) const ALL: [(&str, &str); 17] = [
+pub(super) const ALL: [(&str, &str); 18] = [
     ("d", include_str!("testdata/d.sql")),
     ("d_index", include_str!("testdata/d_index.sql")),
     ("d_plus_table", include_str!("testdata/d_plus_table.sql")),
     ("d_table", include_str!("testdata/d_table.sql")),
     ("dT", include_str!("testdata/dT.sql")),
     ("df", include_str!("testdata/df.sql")),
+    ("df_meridian", include_str!("testdata/df_meridian.sql")),
     ("di", include_str!("testdata/di.sql")),
     ("dn", include_str!("testdata/dn.sql")),
     ("dp", include_str!("testdata/dp.sql")),
@@ -198,7 +199,14 @@ async fn schemas_databases_and_roles_are_listed() {
         rows(fixture!("du")[0]).await,
         ["alice|t|t|t|t|t|-1||{}|t|t", "meridian|t|t|t|t|t|-1||{}|t|t"]
     );
+    // Those of the schema `meridian` aren't found without naming it.
+    // Those of the schema `meridian` aren't on the search path.
     assert_eq!(rows(fixture!("df")[0]).await, [""; 0]);
+    let functions = rows(fixture!("df_meridian")[0]).await;
+    assert_eq!(functions.len(), 16, "{functions:?}");
+    assert_eq!(functions[0], "meridian|heal|boolean||func");
+    let split = "meridian|split|bigint|table_name text, VARIADIC key \"any\"|func";
+    assert!(functions.iter().any(|function| function == split), "{functions:?}");
     assert_eq!(rows(fixture!("dT")[0]).await, [""; 0]);
 }
 

@@ -32,6 +32,8 @@ const INFORMATION_SCHEMA: u32 = 13_207;
 const MERIDIAN: u32 = 16_382;
 /// Any other schema follows from here, in order of their names.
 const OTHER_SCHEMAS: u32 = 15_000;
+/// The functions of the schema `meridian` follow from here.
+pub(super) const FUNCTIONS: u32 = 15_500;
 /// The views follow from here, as they are given.
 const VIEWS: u32 = 16_000;
 

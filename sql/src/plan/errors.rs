@@ -10,6 +10,7 @@ use datafusion::common::{Column, DataFusionError, SchemaError};
 use meridian_txn::TxnError;
 
 use crate::error::{SqlError, SqlState};
+use crate::meridian_schema::functions::Function;
 use crate::tablets::ReadError;
 
 /// PostgreSQL's error for one of DataFusion's.
@@ -273,6 +274,12 @@ fn from_known_text(text: &str) -> Option<SqlError> {
 }
 
 fn undefined_function(call: &str) -> SqlError {
+    let name = call.split('(').next().and_then(|name| name.strip_prefix("meridian."));
+    if name.is_some_and(|name| Function::named(name).next().is_some()) {
+        let name = name.unwrap_or_default();
+        return SqlError::unsupported(format!("meridian.{name} is only called alone"))
+            .hint(format!("SELECT meridian.{name}(...), with nothing else in the statement."));
+    }
     let call = match call.split_once('(') {
         Some((name, arguments)) => format!("{name}({}", type_names(arguments)),
         None => call.to_owned(),

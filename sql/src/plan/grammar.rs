@@ -140,6 +140,11 @@ impl Dialect for Grammar {
         false
     }
 
+    /// `name := value`, which is what PostgreSQL wrote before `name => value`.
+    fn supports_named_fn_args_with_assignment_operator(&self) -> bool {
+        true
+    }
+
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
         INNER.identifier_quote_style(identifier)
     }

@@ -1,5 +1,6 @@
 //! A client's session: statements in, outcomes out.
 
+mod calls;
 mod computing;
 mod outcome;
 mod parameters;
@@ -7,6 +8,7 @@ mod query;
 mod settings;
 mod utility;
 
+pub(crate) use calls::cluster_call;
 pub use outcome::{ColumnDescription, Notice, Outcome, TransactionStatus};
 pub(crate) use parameters::{Inference, placeholder};
 pub(crate) use query::{
@@ -273,8 +275,8 @@ impl Session {
     ) -> Result<Outcome, SqlError> {
         match ast {
             ast::Statement::Query(query) => {
-                if let Some(call) = utility::cluster_call(query) {
-                    return self.call_cluster(&call, parameters).await;
+                if let Some(call) = cluster_call(query) {
+                    return call.run(self, parameters).await;
                 }
                 let sql = prepared.inner.statement.shared_sql();
                 let outcome = query::select(self, Some(sql), query, parameters).await?;

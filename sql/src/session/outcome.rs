@@ -95,6 +95,16 @@ impl Notice {
         self.detail = Some(detail.into());
         self
     }
+
+    /// Something that is fine as it is and that the client may want to know.
+    pub fn remark(message: impl Into<String>) -> Self {
+        Self::new(SqlState::SUCCESSFUL_COMPLETION, message)
+    }
+
+    /// `01000`: what was asked for is done and may not be what was wanted.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: "WARNING", ..Self::new(SqlState::WARNING, message) }
+    }
 }
 
 /// Whether a transaction block is open. None ever is, as long as BEGIN is refused.

@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast;
 
 use super::query::{rewritten, template};
-use super::{ColumnDescription, Session};
+use super::{ColumnDescription, Session, cluster_call};
 use crate::dml;
 use crate::error::{SqlError, SqlState};
 use crate::explain;
@@ -107,6 +107,10 @@ pub(super) fn describe(
     let mut inference = Inference { types: (0..count).map(given).collect() };
     match statement {
         ast::Statement::Query(query) => {
+            if let Some(call) = cluster_call(query) {
+                let columns = call.describe(scope, &mut inference)?;
+                return Ok((inference.finish(), Some(columns)));
+            }
             let columns = describe_query(session, scope, sql, query, &mut inference)?;
             Ok((inference.finish(), Some(columns)))
         }

@@ -24,6 +24,7 @@ use super::{
     ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, computing, panicked,
 };
 use crate::error::{SqlError, SqlState};
+use crate::meridian_schema;
 use crate::pg_catalog;
 use crate::plan::cache::{CachedPlan, PlanKey};
 use crate::plan::dialect;
@@ -216,12 +217,14 @@ fn calls_stable(plan: &LogicalPlan) -> Result<bool, SqlError> {
     Ok(found)
 }
 
-/// Whether the plan reads relations that are made of the catalog: those that no tablet holds.
+/// Whether the plan reads relations that are made of the catalog: those that no tablet holds, but
+/// for views of the cluster, which are there to be looked at when no tablet can be read.
 fn shows_catalog(plan: &LogicalPlan) -> Result<bool, SqlError> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
-            found |= tablet_table(&scan.source).is_none();
+            found |= tablet_table(&scan.source).is_none()
+                && !meridian_schema::shows_the_cluster(&scan.source);
         }
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })

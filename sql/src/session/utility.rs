@@ -1,17 +1,15 @@
-//! Statements that need no plan: SET, SHOW, DISCARD, and calls to the cluster.
+//! Statements that need no plan: SET, SHOW, DISCARD.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, StringArray};
+use datafusion::arrow::array::{ArrayRef, StringArray};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
-use meridian_storage::NodeId;
 
-use super::{ColumnDescription, Outcome, Parameters, Session};
-use crate::error::{SqlError, SqlState};
+use super::{ColumnDescription, Outcome, Session};
+use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::names::fold;
 use crate::types::PgType;
@@ -33,12 +31,8 @@ pub(super) fn columns(
             let (name, _) = session.settings.get(&shown_name(variable))?;
             vec![ColumnDescription::new(name, PgType::Text)]
         }
-        ast::Statement::Query(query) => match cluster_call(query) {
-            // Its argument may be a parameter, whose type the call gives.
-            Some(call) if call.argument_is_constant() => vec![call.column()],
-            _ => return Ok(None),
-        },
-        ast::Statement::Insert(_)
+        ast::Statement::Query(_)
+        | ast::Statement::Insert(_)
         | ast::Statement::Update(_)
         | ast::Statement::Delete(_)
         | ast::Statement::Explain { .. } => return Ok(None),
@@ -225,90 +219,4 @@ pub(crate) fn rows(
         .map_err(|e| sql_error(&e.into()))?;
     let batches = futures::stream::iter([Ok(batch)]).boxed();
     Ok(Outcome::Rows { columns: columns.into(), batches, tag, counted })
-}
-
-/// `SELECT meridian.stop_node(3)`: a call that changes the cluster. It is recognized before
-/// anything is planned, so that neither planning nor EXPLAIN carries it out.
-pub(super) struct ClusterCall<'a> {
-    name: &'static str,
-    column: String,
-    argument: &'a ast::Expr,
-}
-
-const CLUSTER_FUNCTIONS: [&str; 2] = ["stop_node", "start_node"];
-
-/// The call that the query is, if it is one.
-pub(super) fn cluster_call(query: &ast::Query) -> Option<ClusterCall<'_>> {
-    let ast::SetExpr::Select(select) = query.body.as_ref() else {
-        return None;
-    };
-    let plain = query.with.is_none()
-        && query.limit_clause.is_none()
-        && select.from.is_empty()
-        && select.selection.is_none();
-    let ([item], true) = (select.projection.as_slice(), plain) else {
-        return None;
-    };
-    let (expr, alias) = match item {
-        ast::SelectItem::UnnamedExpr(expr) => (expr, None),
-        ast::SelectItem::ExprWithAlias { expr, alias } => (expr, Some(fold(alias))),
-        _ => return None,
-    };
-    let ast::Expr::Function(function) = expr else {
-        return None;
-    };
-    let full_name = object_name(&function.name).to_lowercase();
-    let name = full_name.strip_prefix("meridian.")?;
-    let name = CLUSTER_FUNCTIONS.into_iter().find(|known| *known == name)?;
-    let ast::FunctionArguments::List(list) = &function.args else {
-        return None;
-    };
-    let [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument))] = list.args.as_slice()
-    else {
-        return None;
-    };
-    Some(ClusterCall { name, column: alias.unwrap_or_else(|| name.to_owned()), argument })
-}
-
-impl ClusterCall<'_> {
-    fn argument_is_constant(&self) -> bool {
-        super::placeholder(self.argument).is_none()
-    }
-
-    fn column(&self) -> ColumnDescription {
-        ColumnDescription::new(self.column.clone(), PgType::Bool)
-    }
-
-    /// The node's number.
-    fn node(&self, parameters: &Parameters) -> Result<NodeId, SqlError> {
-        let number = match super::placeholder(self.argument) {
-            Some(position) => parameters.values.get(position).and_then(|value| match value {
-                ScalarValue::Utf8(Some(text)) => text.parse().ok(),
-                value => value.to_string().parse().ok(),
-            }),
-            None => self.argument.to_string().trim_matches('\'').parse::<u64>().ok(),
-        };
-        number.map(NodeId::new).ok_or_else(|| {
-            let message = format!("meridian.{} takes the number of a node", self.name);
-            SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
-                .hint("meridian.nodes shows the nodes.")
-        })
-    }
-}
-
-impl Session {
-    pub(super) async fn call_cluster(
-        &self,
-        call: &ClusterCall<'_>,
-        parameters: &Parameters,
-    ) -> Result<Outcome, SqlError> {
-        let node = call.node(parameters)?;
-        let cluster = &self.engine.cluster;
-        let changed = match call.name {
-            "stop_node" => cluster.stop_node(node).await?,
-            _ => cluster.start_node(node).await?,
-        };
-        let array: ArrayRef = Arc::new(BooleanArray::from(vec![changed]));
-        rows(vec![call.column()], vec![array], "SELECT", true)
-    }
 }

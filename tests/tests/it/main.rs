@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod faults;
 mod front_door;
 mod interleave;
 mod latency;

@@ -2,7 +2,7 @@
 
 use super::super::cell::Cell;
 use super::super::types;
-use super::super::world::{PUBLIC, Relation, UTF8, World};
+use super::super::world::{FUNCTIONS as FIRST_FUNCTION, PUBLIC, Relation, UTF8, World};
 use super::names::{
     regclass_in, regclass_out, regnamespace_in, regnamespace_out, regproc_in, regproc_out,
     regrole_in, regtype_in, regtype_out,
@@ -11,8 +11,9 @@ use super::text::{
     array_lower, array_subscripts, array_to_string, array_upper, format_text, json_build_object,
     like_escape, quote_ident, quote_literal, quote_nullable, size_pretty, text_of,
 };
-use super::{Function, Outcome};
+use super::{Function as Known, Outcome};
 use crate::error::{SqlError, SqlState};
+use crate::meridian_schema::functions::{FUNCTIONS, Function};
 use crate::types::{BaseType, PgType};
 
 /// As many arguments as anybody gives to a function that takes any number.
@@ -28,7 +29,7 @@ const PRESETS: [(&str, &str); 5] = [
 ];
 
 /// Every function of the library.
-pub(super) fn all() -> Vec<Function> {
+pub(super) fn all() -> Vec<Known> {
     let mut functions = vec![
         strict("array_lower", 2..=2, PgType::Int4, array_lower),
         strict("array_upper", 2..=2, PgType::Int4, array_upper),
@@ -52,6 +53,18 @@ pub(super) fn all() -> Vec<Function> {
         strict("pg_encoding_to_char", 1..=1, PgType::Name, encoding_to_char),
         strict("pg_get_constraintdef", 1..=2, PgType::Text, constraint_definition),
         strict("pg_get_expr", 2..=3, PgType::Text, |_, args| Ok(args[0].clone())),
+        strict("pg_function_is_visible", 1..=1, PgType::Bool, |w, args| {
+            Ok((function_of(args).is_none() || w.is_visible("meridian")).into())
+        }),
+        strict("pg_get_function_arguments", 1..=1, PgType::Text, |_, args| {
+            Ok(function_of(args).map(Function::arguments).into())
+        }),
+        strict("pg_get_function_identity_arguments", 1..=1, PgType::Text, |_, args| {
+            Ok(function_of(args).map(Function::arguments).into())
+        }),
+        strict("pg_get_function_result", 1..=1, PgType::Text, |_, args| {
+            Ok(function_of(args).map(|function| function.returns.to_string()).into())
+        }),
         strict("pg_get_indexdef", 1..=3, PgType::Text, index_definition),
         strict("pg_get_userbyid", 1..=1, PgType::Name, user_by_id),
         called("pg_is_in_recovery", 0..=0, PgType::Bool, |_, _| Ok(false.into())),
@@ -97,8 +110,8 @@ fn called(
     arity: std::ops::RangeInclusive<usize>,
     returns: PgType,
     body: super::Body,
-) -> Function {
-    Function { name, arity, returns, strict: false, body }
+) -> Known {
+    Known { name, arity, returns, strict: false, body }
 }
 
 /// NULL where an argument is.
@@ -107,16 +120,15 @@ fn strict(
     arity: std::ops::RangeInclusive<usize>,
     returns: PgType,
     body: super::Body,
-) -> Function {
-    Function { name, arity, returns, strict: true, body }
+) -> Known {
+    Known { name, arity, returns, strict: true, body }
 }
 
 /// Objects other than relations are all in `pg_catalog`, which is always on the search path.
-fn visible_everywhere() -> impl Iterator<Item = Function> {
+fn visible_everywhere() -> impl Iterator<Item = Known> {
     let names = [
         "pg_collation_is_visible",
         "pg_conversion_is_visible",
-        "pg_function_is_visible",
         "pg_opclass_is_visible",
         "pg_operator_is_visible",
         "pg_opfamily_is_visible",
@@ -128,7 +140,7 @@ fn visible_everywhere() -> impl Iterator<Item = Function> {
 }
 
 /// Every role may do everything.
-fn privileges() -> impl Iterator<Item = Function> {
+fn privileges() -> impl Iterator<Item = Known> {
     let names = [
         "has_any_column_privilege",
         "has_column_privilege",
@@ -148,12 +160,9 @@ fn privileges() -> impl Iterator<Item = Function> {
 
 /// What is asked about things that Meridian has none of, or that the catalogs don't know (the
 /// sizes of tables are in `meridian.tablets`).
-fn without_answer() -> impl Iterator<Item = Function> {
+fn without_answer() -> impl Iterator<Item = Known> {
     let texts = [
         "col_description",
-        "pg_get_function_arguments",
-        "pg_get_function_identity_arguments",
-        "pg_get_function_result",
         "pg_get_function_sqlbody",
         "pg_get_functiondef",
         "pg_get_partition_constraintdef",
@@ -182,6 +191,12 @@ fn without_answer() -> impl Iterator<Item = Function> {
 /// NULL in place of "there is no such thing".
 fn found(outcome: Outcome) -> Cell {
     outcome.unwrap_or(Cell::Null)
+}
+
+/// The function of the schema `meridian` that has this object id.
+fn function_of(args: &[Cell]) -> Option<&'static Function> {
+    let position = args.first()?.as_oid()?.checked_sub(FIRST_FUNCTION)?;
+    FUNCTIONS.get(usize::try_from(position).ok()?)
 }
 
 fn current_database(world: &World, _: &[Cell]) -> Outcome {

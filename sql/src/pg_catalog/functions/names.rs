@@ -39,7 +39,7 @@ fn relation_by_text(world: &World, text: &str) -> Result<u32, SqlError> {
 }
 
 /// The parts of a dotted name: `a."B c"` is `a` and `B c`.
-fn identifiers(text: &str) -> Result<Vec<String>, SqlError> {
+pub(crate) fn identifiers(text: &str) -> Result<Vec<String>, SqlError> {
     let invalid = || SqlError::new(SqlState::INVALID_NAME, "invalid name syntax");
     let mut parts = Vec::new();
     let mut rest = text.trim();

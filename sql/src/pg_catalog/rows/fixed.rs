@@ -4,10 +4,14 @@ use super::super::definition::Definition;
 use super::super::types::{self, TypeInfo};
 use super::super::world::{self, BTREE, COLLATION, DATABASE, HEAP, OWNER, UTF8, World};
 use super::{Cell, Row, catalog_oid};
+use crate::meridian_schema::functions::{FUNCTIONS, Kind, Parameter};
+use crate::types::PgType;
 
 /// The object ids of the default collation and of `C`.
 const DEFAULT_COLLATION: u32 = 100;
 const C_COLLATION: u32 = 950;
+/// The object id of the pseudo-type `"any"`.
+const ANY: u32 = 2276;
 /// The tablespace of everything.
 const TABLESPACE: u32 = 1663;
 
@@ -179,8 +183,9 @@ pub(super) fn all_types(_: &World, definition: &Definition) -> Vec<Row> {
     types::all().map(row).collect()
 }
 
-/// Only the functions that read and write types: drivers look up what `pg_type` names.
-pub(super) fn functions(_: &World, definition: &Definition) -> Vec<Row> {
+/// The functions that read and write types, because drivers look up what `pg_type` names, and those
+/// of the schema `meridian`.
+pub(super) fn functions(world: &World, definition: &Definition) -> Vec<Row> {
     let row = |(oid, name): (u32, &'static str)| {
         definition.row([
             ("oid", oid.into()),
@@ -196,7 +201,32 @@ pub(super) fn functions(_: &World, definition: &Definition) -> Vec<Row> {
             ("prosrc", name.into()),
         ])
     };
-    types::functions().into_iter().map(row).collect()
+    let mut rows: Vec<_> = types::functions().into_iter().map(row).collect();
+    rows.extend((world::FUNCTIONS..).zip(FUNCTIONS).map(|(oid, function)| {
+        let parameters = || function.parameters.iter();
+        let of = |p: &Parameter| p.kind.pg_type().map_or(ANY, PgType::oid);
+        let variadic = parameters().any(|p| p.kind == Kind::KeyColumns);
+        definition.row([
+            ("oid", oid.into()),
+            ("proname", function.name.into()),
+            ("pronamespace", world.namespace_oid("meridian").into()),
+            ("proowner", OWNER.into()),
+            ("prolang", 12.into()),
+            ("procost", 1.into()),
+            ("provariadic", if variadic { ANY } else { 0 }.into()),
+            ("prokind", 'f'.into()),
+            ("proretset", function.returns.is_set().into()),
+            ("provolatile", 'v'.into()),
+            ("proparallel", 'u'.into()),
+            ("pronargs", function.parameters.len().into()),
+            ("pronargdefaults", parameters().filter(|p| p.default.is_some()).count().into()),
+            ("prorettype", function.returns.pg_type().oid().into()),
+            ("proargtypes", parameters().map(of).collect()),
+            ("proargnames", parameters().map(|p| p.name).collect()),
+            ("prosrc", function.name.into()),
+        ])
+    }));
+    rows
 }
 
 pub(super) fn settings(world: &World, definition: &Definition) -> Vec<Row> {
