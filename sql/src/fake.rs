@@ -10,8 +10,8 @@ use datafusion::execution::TaskContext;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
 use meridian_txn::{
-    DirectoryRead, Generation, Mutation, Placement, PlacementChange, ReadAt, Row, ScanRequest,
-    ScanResult, TabletDescriptor, TxnError, WriteRequest, table_range,
+    DirectoryRead, DirectoryRow, Generation, Mutation, Placement, PlacementChange, ReadAt, Row,
+    ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest, table_range,
 };
 
 use crate::cluster_view::{
@@ -138,13 +138,10 @@ impl State {
         let directory = table_range(99);
         match mutation {
             Mutation::Put { key, value } if directory.contains(key) => {
-                self.tablets.push(postcard::from_bytes(value).expect("a descriptor"));
-            }
-            Mutation::Delete { key } if directory.contains(key) => {
-                let value = self.rows.get(key).and_then(|v| v.last()).and_then(|v| v.1.clone());
-                let tablet: TabletDescriptor =
-                    postcard::from_bytes(&value.expect("was there")).expect("a descriptor");
-                self.tablets.retain(|t| t.id != tablet.id);
+                match DirectoryRow::decode(value).expect("a row of the directory") {
+                    DirectoryRow::Live(descriptor) => self.tablets.push(descriptor),
+                    DirectoryRow::Gone { tablet, .. } => self.tablets.retain(|t| t.id != tablet),
+                }
             }
             _ => {}
         }

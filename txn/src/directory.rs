@@ -87,13 +87,26 @@ pub(crate) fn directory_key(tablet: TabletId) -> Vec<u8> {
 
 /// A row of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum DirectoryRow {
+pub enum DirectoryRow {
+    /// The tablet as it was when its leader entered it.
     Live(TabletDescriptor),
-    /// The tablet was absorbed by another, or its table was dropped.
+    /// The tablet is no more.
     Gone {
+        /// The tablet.
         tablet: TabletId,
+        /// Which absorbed it; none if its table was dropped.
         into: Option<TabletId>,
     },
+}
+
+impl DirectoryRow {
+    /// A row's value as it is stored.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn decode(value: &[u8]) -> Result<Self, TxnError> {
+        decode(value)
+    }
 }
 
 /// The mutation of the system tablet that enters a tablet into the directory.
@@ -121,10 +134,6 @@ pub(crate) fn directory_gone(
 ) -> Result<Mutation, TxnError> {
     let row = DirectoryRow::Gone { tablet, into };
     Ok(Mutation::Put { key: directory_key(tablet), value: encode(&row)? })
-}
-
-pub(crate) fn directory_row(value: &[u8]) -> Result<DirectoryRow, TxnError> {
-    decode(value)
 }
 
 /// The directory's rows as they were at one moment.

@@ -15,8 +15,7 @@ use crate::command::{
     WriteRequest, decode, encode,
 };
 use crate::directory::{
-    DirectoryRead, DirectoryRow, SYSTEM_TABLET, directory_range, directory_row, table_of,
-    tablet_counter_key,
+    DirectoryRead, DirectoryRow, SYSTEM_TABLET, directory_range, table_of, tablet_counter_key,
 };
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
@@ -108,7 +107,7 @@ impl Node {
             let scan = ScanRequest { range: range.clone(), at, limit: u64::MAX, reverse: false };
             let page = self.scan(SYSTEM_TABLET, scan).await?;
             for row in &page.rows {
-                rows.push(directory_row(&row.value)?);
+                rows.push(DirectoryRow::decode(&row.value)?);
             }
             let Some(last) = page.rows.last().filter(|_| page.more) else {
                 return Ok((page.at, rows));

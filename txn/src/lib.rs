@@ -31,7 +31,8 @@ mod tend;
 
 pub use command::{Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WriteRequest};
 pub use directory::{
-    DirectoryRead, FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put, table_range,
+    DirectoryRead, DirectoryRow, FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put,
+    table_range,
 };
 pub use error::TxnError;
 pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};

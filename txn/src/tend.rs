@@ -21,7 +21,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, Row, WriteRequest};
 use crate::directory::{
     DirectoryRow, SYSTEM_TABLET, directory_delete, directory_gone, directory_key, directory_put,
-    directory_row,
 };
 use crate::error::TxnError;
 use crate::node::Node;
@@ -125,7 +124,7 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
         let at = ReadAt::Strong { min: Timestamp::MIN };
         let (at, rows) = node.get(SYSTEM_TABLET, keys.clone(), at).await?;
         let decode = |row: Option<&Option<Row>>| match row {
-            Some(Some(row)) => directory_row(&row.value).map(Some),
+            Some(Some(row)) => DirectoryRow::decode(&row.value).map(Some),
             _ => Ok(None),
         };
         let own = decode(rows.first())?;
