@@ -81,6 +81,9 @@ pub trait Tablets: Debug + Send + Sync {
 
     /// A descriptor for a new tablet: where its replicas go is decided here, by the cluster's
     /// default placement with a change made to it.
+    ///
+    /// # Errors
+    /// [`TxnError::Refused`] when the nodes can't satisfy it.
     fn new_tablet(
         &self,
         id: TabletId,

@@ -133,7 +133,7 @@ impl State {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// A tablet was split from another.
-    Born { parent: TabletId, child: TabletDescriptor },
+    Born { parent: TabletId, child: Box<TabletDescriptor> },
     /// Something that the directory or the leader's plans depend on is different.
     Changed(TabletId),
     /// Another tablet has taken over what this one held.
@@ -505,6 +505,62 @@ fn raise(fences: &mut BTreeMap<u64, u64>, table: u64, version: u64) {
     *oldest = version.max(*oldest);
 }
 
+/// Changes where the replicas should be, or who should lead.
+fn change_plan(state: &mut State, command: Command, events: &mut Vec<Event>) -> Outcome {
+    state.check_frozen()?;
+    match command {
+        Command::Place { placement, preferred_leader, target } => {
+            state.descriptor.placement = placement;
+            state.descriptor.preferred_leader = preferred_leader;
+            state.descriptor.generation = state.descriptor.generation.next();
+            state.target = Some(target).filter(|target| !reached(state, target));
+            events.push(Event::Changed(state.descriptor.id));
+            Ok(state.last_write)
+        }
+        Command::Move { generation, preferred_leader, target } => {
+            if state.target.is_some() || state.joint {
+                let reason = "its replicas are on their way".to_owned();
+                Err(TxnError::Unavailable { tablet: state.descriptor.id, reason })
+            } else if generation != state.descriptor.generation {
+                Err(state.moved())
+            } else {
+                state.descriptor.preferred_leader = preferred_leader;
+                state.descriptor.generation = generation.next();
+                state.target = Some(target).filter(|target| !reached(state, target));
+                events.push(Event::Changed(state.descriptor.id));
+                Ok(state.last_write)
+            }
+        }
+        Command::Prefer { leader } => {
+            if state.descriptor.preferred_leader != leader {
+                state.descriptor.preferred_leader = leader;
+                state.descriptor.generation = state.descriptor.generation.next();
+                events.push(Event::Changed(state.descriptor.id));
+            }
+            Ok(state.last_write)
+        }
+        _ => Err(TxnError::Internal("not a change of the plan".to_owned())),
+    }
+}
+
+/// Freezes a tablet that is to be absorbed by `into`, once its replicas are where they should be.
+fn freeze(state: &mut State, into: TabletId, events: &mut Vec<Event>) -> Outcome {
+    match state.check_frozen() {
+        Ok(()) if state.retired => Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }),
+        Ok(()) if state.joint || state.target.is_some() => Err(TxnError::Unavailable {
+            tablet: state.descriptor.id,
+            reason: "its replicas are on their way".to_owned(),
+        }),
+        Ok(()) => {
+            state.frozen = Some(into);
+            events.push(Event::Changed(state.descriptor.id));
+            Ok(state.last_write)
+        }
+        Err(_) if state.frozen == Some(into) => Ok(state.last_write),
+        Err(frozen) => Err(frozen),
+    }
+}
+
 impl StateMachine for TabletMachine {
     fn apply(
         &self,
@@ -546,60 +602,15 @@ impl StateMachine for TabletMachine {
                 if let Some(new) = new {
                     bear(&new, batch).expect("a state can be encoded");
                     let parent = state.descriptor.id;
-                    events.push(Event::Born { parent, child: new.descriptor });
+                    events.push(Event::Born { parent, child: Box::new(new.descriptor) });
                     events.push(Event::Changed(parent));
                 }
                 state.last_write
             }),
-            Command::Place { .. } | Command::Move { .. } if state.frozen.is_some() => {
-                Err(state.check_frozen().err().unwrap_or(TxnError::Conflict))
+            Command::Place { .. } | Command::Move { .. } | Command::Prefer { .. } => {
+                change_plan(state, command, events)
             }
-            Command::Place { placement, preferred_leader, target } => {
-                state.descriptor.placement = placement;
-                state.descriptor.preferred_leader = preferred_leader;
-                state.descriptor.generation = state.descriptor.generation.next();
-                state.target = Some(target).filter(|target| !reached(state, target));
-                events.push(Event::Changed(state.descriptor.id));
-                Ok(state.last_write)
-            }
-            Command::Move { generation, preferred_leader, target } => {
-                if state.target.is_some() || state.joint {
-                    let reason = "its replicas are on their way".to_owned();
-                    Err(TxnError::Unavailable { tablet: state.descriptor.id, reason })
-                } else if generation != state.descriptor.generation {
-                    Err(state.moved())
-                } else {
-                    state.descriptor.preferred_leader = preferred_leader;
-                    state.descriptor.generation = generation.next();
-                    state.target = Some(target).filter(|target| !reached(state, target));
-                    events.push(Event::Changed(state.descriptor.id));
-                    Ok(state.last_write)
-                }
-            }
-            Command::Prefer { leader } => {
-                if state.descriptor.preferred_leader != leader {
-                    state.descriptor.preferred_leader = leader;
-                    state.descriptor.generation = state.descriptor.generation.next();
-                    events.push(Event::Changed(state.descriptor.id));
-                }
-                Ok(state.last_write)
-            }
-            Command::Freeze { into } => match state.check_frozen() {
-                Ok(()) if state.retired => {
-                    Err(TxnError::NoSuchTablet { tablet: state.descriptor.id })
-                }
-                Ok(()) if state.joint || state.target.is_some() => Err(TxnError::Unavailable {
-                    tablet: state.descriptor.id,
-                    reason: "its replicas are on their way".to_owned(),
-                }),
-                Ok(()) => {
-                    state.frozen = Some(into);
-                    events.push(Event::Changed(state.descriptor.id));
-                    Ok(state.last_write)
-                }
-                Err(_) if state.frozen == Some(into) => Ok(state.last_write),
-                Err(frozen) => Err(frozen),
-            },
+            Command::Freeze { into } => freeze(state, into, events),
             Command::Thaw => {
                 state.frozen = None;
                 Ok(state.last_write)
@@ -662,7 +673,8 @@ impl StateMachine for TabletMachine {
     fn committed(&self) {
         let mut versions = self.lock();
         let before = versions.committed.as_ref().map(|state| state.absorbed.len());
-        versions.committed = versions.next.clone();
+        let States { committed, next, .. } = &mut *versions;
+        committed.clone_from(next);
         if let Some(state) = &versions.committed
             && before != Some(state.absorbed.len())
         {

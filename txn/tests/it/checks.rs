@@ -25,7 +25,7 @@ impl Cluster {
     }
 
     /// Who leads a tablet, if just one replica in the latest term says that it does.
-    pub async fn leader(&self, tablet: TabletId) -> Option<NodeId> {
+    pub fn leader(&self, tablet: TabletId) -> Option<NodeId> {
         let replicas = self.replicas().remove(&tablet)?;
         let claims = replicas.iter().filter(|status| status.leader == Some(status.node));
         claims.max_by_key(|status| status.term).map(|status| status.node)

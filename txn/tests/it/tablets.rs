@@ -151,7 +151,7 @@ fn a_replica_moves_while_its_tablet_is_split_and_written_to() {
         split.expect("split");
         settle(&cluster).await;
         expect_all(&node, |k| 100 + k).await;
-        for descriptor in node.tablets(&table_range(100)).await.expect("known").iter() {
+        for descriptor in &node.tablets(&table_range(100)).await.expect("known") {
             assert!(descriptor.voters.contains(&NodeId::new(5)), "{descriptor:?}");
             assert!(!descriptor.voters.contains(&NodeId::new(3)), "{descriptor:?}");
         }
@@ -201,7 +201,7 @@ fn leadership_goes_where_it_is_asked_to_and_returns_when_it_can() {
         cluster.restart(3).await;
         settle(&cluster).await;
         node.env().sleep(Duration::from_secs(10)).await;
-        assert_eq!(cluster.leader(tablet).await, Some(NodeId::new(3)), "it is back");
+        assert_eq!(cluster.leader(tablet), Some(NodeId::new(3)), "it is back");
         let nowhere = node.transfer_leader(tablet, NodeId::new(9)).await;
         assert!(matches!(nowhere, Err(TxnError::Refused { .. })), "{nowhere:?}");
     });
@@ -226,11 +226,11 @@ fn a_range_is_placed_and_the_rest_stays() {
         let all = node.tablets(&table_range(100)).await.expect("known");
         assert_eq!(all.len(), 2);
         let region = |id: &NodeId| (id.get() - 1) % 3;
-        let leader = cluster.leader(placed[0]).await.expect("led");
+        let leader = cluster.leader(placed[0]).expect("led");
         assert_eq!(region(&leader), 2, "{:?}", all[1]);
         assert!(all[1].voters.iter().all(|id| region(id) != 1), "{:?}", all[1]);
         assert_eq!(all[1].read_only.len(), 1);
-        assert_eq!(cluster.leader(TabletId::new(2)).await, Some(NodeId::new(1)));
+        assert_eq!(cluster.leader(TabletId::new(2)), Some(NodeId::new(1)));
         expect_all(&node, |k| k).await;
 
         for bad in [
@@ -271,7 +271,7 @@ fn two_tablets_of_different_leaders_become_one_again() {
         settle(&cluster).await;
         let all = node.tablets(&table_range(100)).await.expect("known");
         assert_eq!(all.len(), 1);
-        assert!(cluster.replicas().get(&right).is_none(), "nothing is left of it");
+        assert!(!cluster.replicas().contains_key(&right), "nothing is left of it");
         // Timestamps go on above those of both.
         let after = put(&node, 1, 200).await.expect("written");
         assert!(after > before.latest);
