@@ -62,8 +62,11 @@ pub trait StateMachine: Debug + Send + Sync + 'static {
     /// The batch of the last `apply` or `members_changed` is committed and visible.
     fn committed(&self);
 
-    /// The rows that belong to the state; `None` while there is none.
-    fn range(&self) -> Option<KeyRange>;
+    /// The rows that belong to the state that `view` shows; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the records can't be read or understood.
+    fn range(&self, view: &DataSnapshot) -> io::Result<Option<KeyRange>>;
 
     /// The prefix of the names of the records that belong to the state.
     fn records(&self) -> Vec<u8>;

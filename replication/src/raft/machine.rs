@@ -240,7 +240,7 @@ impl RaftStateMachine<RaftTypes> for Machine {
             let old = shared.data.snapshot().map_err(to_io)?;
             let records = image.records()?;
             let incoming = shared.machine.offered(&records)?;
-            let ranges = shared.machine.range().into_iter().chain([incoming]);
+            let ranges = shared.machine.range(&old)?.into_iter().chain([incoming]);
             let mut batch = WriteBatch::default();
             shared.machine.take_over(&records, &old, &mut batch)?;
             image.add_to(&mut batch, &old, ranges, &shared.machine.records())?;
@@ -287,7 +287,9 @@ impl RaftSnapshotBuilder<RaftTypes> for Builder {
         let (view, applied) = self.view()?;
         flush(&self.0.data).await?;
         let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
-        let range = self.0.machine.range().ok_or_else(|| io::Error::other("a blank replica"))?;
+        // As of the view: it may have changed since.
+        let range = self.0.machine.range(&view)?;
+        let range = range.ok_or_else(|| io::Error::other("a blank replica"))?;
         let image = Image::of(view, range, self.0.machine.records());
         Ok(Snapshot { meta, snapshot: image })
     }

@@ -693,8 +693,11 @@ impl StateMachine for TabletMachine {
         }
     }
 
-    fn range(&self) -> Option<KeyRange> {
-        self.lock().committed.as_ref().map(|state| state.descriptor.range.clone())
+    fn range(&self, view: &DataSnapshot) -> io::Result<Option<KeyRange>> {
+        let record = view.record(&state_record(self.id)).map_err(io::Error::other)?;
+        let Some(bytes) = record else { return Ok(None) };
+        let state: State = decode(&bytes).map_err(io::Error::other)?;
+        Ok(Some(state.descriptor.range))
     }
 
     fn records(&self) -> Vec<u8> {

@@ -74,7 +74,14 @@ impl Cluster {
             match &rows {
                 None => rows = Some(versions),
                 Some(rows) if *rows == versions => {}
-                Some(_) => return Err(format!("{id}: the rows on {} differ", status.node)),
+                Some(rows) => {
+                    let other = rows.iter().find(|row| !versions.contains(row));
+                    let own = versions.iter().find(|row| !rows.contains(row));
+                    return Err(format!(
+                        "{id}: the rows on {} differ: {own:?} is only there, {other:?} is not",
+                        status.node
+                    ));
+                }
             }
         }
         Ok(())
