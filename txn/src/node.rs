@@ -144,8 +144,16 @@ impl Node {
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
         let stored = stored_tablets(&node.storage.data.snapshot()?)?;
+        // All of them before any is opened: one that absorbs another when its log is replayed must
+        // know that the other is here.
         for descriptor in &stored {
-            node.open_tablet(descriptor, false).await?;
+            node.holdings.hold(descriptor.id, Some(descriptor.range.clone()));
+        }
+        for descriptor in &stored {
+            match node.open_tablet(descriptor, false).await {
+                Err(_) if node.holdings.is_over(descriptor.id) => {}
+                opened => opened?,
+            }
         }
         if system.voters.contains(&id) {
             node.open_tablet(&system, false).await?;
@@ -349,8 +357,7 @@ impl Node {
         if self.directory.is_gone(id) {
             return Err(TxnError::NoSuchTablet { tablet: id });
         }
-        let mut view = self.storage.data.snapshot()?;
-        let stored = is_stored(&view, id)?;
+        let stored = is_stored(&self.storage.data.snapshot()?, id)?;
         if !stored {
             let free = self.holdings.is_free(id, &descriptor.range);
             free.map_err(|overlap| TxnError::Unavailable {
@@ -362,12 +369,16 @@ impl Node {
                 self.storage.data.commit(creation(descriptor)?)?;
                 // The log must not remember what the data file has forgotten.
                 self.host.flush().await.map_err(internal)?;
-                view = self.storage.data.snapshot()?;
             }
         }
-        let machine =
-            TabletMachine::open(id, &view, Arc::clone(&self.holdings), self.events.clone());
-        drop(view);
+        // Alone: another replica, which replays its log, may be about to take over its rows.
+        let machine = self.host.alone(|| {
+            if self.holdings.is_over(id) {
+                return Err(TxnError::NoSuchTablet { tablet: id });
+            }
+            let view = self.storage.data.snapshot()?;
+            TabletMachine::open(id, &view, Arc::clone(&self.holdings), self.events.clone())
+        });
         let machine = Arc::new(machine?);
         let replica = self.host.open(id, Arc::clone(&machine) as Arc<_>).await.map_err(internal)?;
         let tablet = Tablet::start(TabletParts {
@@ -390,13 +401,16 @@ impl Node {
         }
         let _one_at_a_time = self.opening.lock().await;
         let removed = lock(&self.tablets).remove(&tablet);
-        let Some(removed) = removed else { return Ok(()) };
+        if removed.is_none() && !self.holdings.is_over(tablet) {
+            return Ok(());
+        }
         let removed_log = self.host.remove(tablet).await;
         removed_log.map_err(|error| TxnError::Internal(error.to_string()))?;
         // Alone: another tablet may be about to take over what this one held.
         self.host.alone(|| {
             if !self.holdings.is_over(tablet) {
-                let range = removed.machine().state().map(|state| state.descriptor.range);
+                let state = removed.as_ref().and_then(|removed| removed.machine().state());
+                let range = state.map(|state| state.descriptor.range);
                 let batch = removal(tablet, range, &self.storage.data.snapshot()?)?;
                 self.storage.data.commit(batch)?;
             }
