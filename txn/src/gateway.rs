@@ -306,35 +306,43 @@ impl Node {
     /// [`TxnError::Refused`] when it has no such neighbour.
     pub async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
         let deadline = self.env().moment().plus(MOVE);
-        let mut merging = None;
+        let left = self.known(tablet).await?;
+        let end = left.range.end.clone().filter(|end| table_of(&left.range).contains(end));
+        let Some(end) = end else {
+            return Err(TxnError::refused(
+                format!("{tablet} is the last of its table"),
+                "A tablet is merged with its right neighbour: name the one on the left.",
+            ));
+        };
+        // This one and no other, whatever the left tablet's neighbour is by then.
+        let right = self.tablet_of(&end).await?.id;
         loop {
-            let left = self.known(tablet).await?;
-            if merging.is_some_and(|right| self.directory().is_gone(right)) {
-                return Ok(tablet);
-            }
-            let end = left.range.end.clone().filter(|end| table_of(&left.range).contains(end));
-            let Some(end) = end else {
-                return Err(TxnError::refused(
-                    format!("{tablet} is the last of its table"),
-                    "A tablet is merged with its right neighbour: name the one on the left.",
-                ));
-            };
-            let right = self.tablet_of(&end).await?;
-            merging = Some(right.id);
-            let freeze = Request::Freeze { tablet: right.id, into: tablet };
-            let frozen = self.ask_leader::<Timestamp>(right.id, freeze, Effect::Repeatable).await;
-            match frozen {
+            let freeze = Request::Freeze { tablet: right, into: tablet };
+            match self.ask_leader::<Timestamp>(right, freeze, Effect::Repeatable).await {
                 // The right one's leader does the rest, and may be over by now.
-                Ok(_)
-                | Err(
-                    TxnError::Moved { .. }
-                    | TxnError::NoSuchTablet { .. }
-                    | TxnError::Unknown { .. },
-                ) => {}
+                Ok(_) | Err(TxnError::NoSuchTablet { .. } | TxnError::Unknown { .. }) => {}
                 Err(error @ TxnError::Unavailable { .. }) => {
                     self.pause(PAUSE.1, deadline, error).await?;
                 }
                 Err(error) => return Err(error),
+            }
+            self.refresh_directory().await?;
+            match self.directory().absorber(right) {
+                Some(Some(into)) if into == tablet => return Ok(tablet),
+                Some(_) => {
+                    return Err(TxnError::refused(
+                        format!("{right}, the neighbour of {tablet}, is gone"),
+                        "It was merged into another tablet or dropped meanwhile.",
+                    ));
+                }
+                None => {}
+            }
+            let now = self.known(tablet).await?;
+            if now.range.end.as_ref().is_some_and(|now| *now < end) {
+                return Err(TxnError::refused(
+                    format!("{right} is no neighbour of {tablet} any more"),
+                    "One of the two was split meanwhile.",
+                ));
             }
             let late = TxnError::Unavailable { tablet, reason: "it is still being merged".into() };
             self.pause(PAUSE.1 / 4, deadline, late).await?;

@@ -43,8 +43,8 @@ impl Holdings {
         self.lock().all.insert(tablet, Claim { held: range, offered: None });
     }
 
-    /// Claims `range` for an image that is to come, of a tablet that has absorbed others: those may
-    /// still be there.
+    /// Claims `range` for a replica that is about to be born or to get an image, of a tablet that has
+    /// absorbed others: those may still be there.
     pub(crate) fn offer(
         &self,
         tablet: TabletId,
@@ -76,11 +76,6 @@ impl Holdings {
     /// Whether another replica has taken over what this one held.
     pub(crate) fn is_over(&self, tablet: TabletId) -> bool {
         self.lock().over.contains(&tablet)
-    }
-
-    /// Whether a replica could be opened that will cover `range`.
-    pub(crate) fn is_free(&self, tablet: TabletId, range: &KeyRange) -> Result<(), Overlap> {
-        free(&self.lock().all, tablet, range, &BTreeSet::new())
     }
 
     /// One replica's range became two.
@@ -143,7 +138,6 @@ mod tests {
         holdings.hold(PARENT, Some(range(0, 9)));
         holdings.hold(CHILD, None);
         assert_eq!(holdings.offer(CHILD, range(5, 9), &none), Err(Overlap { holder: PARENT }));
-        assert_eq!(holdings.is_free(CHILD, &range(5, 9)), Err(Overlap { holder: PARENT }));
         // An image behind the split makes room as well as the split itself does.
         holdings.offer(PARENT, range(0, 5), &none).expect("its own rows");
         assert!(holdings.offer(CHILD, range(5, 9), &none).is_err(), "the image is not there yet");

@@ -359,8 +359,8 @@ impl Node {
         }
         let stored = is_stored(&self.storage.data.snapshot()?, id)?;
         if !stored {
-            let free = self.holdings.is_free(id, &descriptor.range);
-            free.map_err(|overlap| TxnError::Unavailable {
+            let claimed = self.holdings.offer(id, descriptor.range.clone(), &BTreeSet::new());
+            claimed.map_err(|overlap| TxnError::Unavailable {
                 tablet: id,
                 reason: overlap.to_string(),
             })?;

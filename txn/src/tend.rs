@@ -1,7 +1,8 @@
 //! What a tablet's leader sees to.
 //!
 //! A leader enters its tablet's descriptor into the directory, moves the replicas to where they
-//! should be, and gives leadership back to the region that should have it. Everything that it works
+//! should be, has it absorbed where it is to be merged, and gives leadership back to the region that
+//! should have it. Everything that it works
 //! from is in the tablet's replicated state (the descriptor, the target that its members are on
 //! their way to), so whoever leads next goes on where it stopped. It takes one step at a time, and
 //! each is one that Raft keeps safe by itself; between them the tablet serves.

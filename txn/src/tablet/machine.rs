@@ -390,6 +390,10 @@ fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>
             reason: "its replicas are being replaced".to_owned(),
         });
     }
+    // A request that was repeated, after the tablet that it made was absorbed again.
+    if state.absorbed.contains(&child) {
+        return Err(TxnError::Conflict);
+    }
     let mut new = state.clone();
     state.descriptor.generation = state.descriptor.generation.next();
     new.descriptor.id = child;
