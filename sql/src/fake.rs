@@ -82,12 +82,7 @@ impl FakeTablets {
         self.lock().calls.push(call);
     }
 
-    /// What was asked of the tablets besides reading and writing.
-    pub(crate) fn calls(&self) -> Vec<String> {
-        self.lock().calls.clone()
-    }
-
-    /// The same, and forgets it.
+    /// What was asked of the tablets besides reading and writing, since the last time.
     pub(crate) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().calls)
     }

@@ -19,13 +19,13 @@ use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, Row, WriteRequest};
+use crate::command::{Absorb, Command, Content, ReadAt, ReadSet, Row};
 use crate::directory::{
     DirectoryRow, SYSTEM_TABLET, directory_delete, directory_gone, directory_key, directory_put,
 };
 use crate::error::TxnError;
 use crate::node::Node;
-use crate::tablet::{Event, State, Tablet, Target};
+use crate::tablet::{Event, State, Tablet, Target, same_nodes};
 
 /// A follower with so few entries left to receive has caught up.
 const NEARLY: u64 = 100;
@@ -160,14 +160,7 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
     let reads = ReadSet { at, keys: keys.into_iter().zip(versions).collect(), ranges: Vec::new() };
     let mutation = if gone { directory_delete(id)? } else { directory_put(&state.descriptor)? };
     if !(gone && own.is_some()) {
-        let request = WriteRequest {
-            tablet: SYSTEM_TABLET,
-            schema: Vec::new(),
-            reads,
-            mutations: vec![mutation],
-            after: Timestamp::MIN,
-        };
-        node.write(request).await?;
+        node.write_system(reads, vec![mutation]).await?;
     }
     if gone {
         tracing::info!(tablet = %id, "its table was dropped");
@@ -234,14 +227,8 @@ async fn merge(
 
 /// Says in the directory that a tablet was absorbed.
 async fn leave(node: &Arc<Node>, tablet: TabletId, into: TabletId) -> Result<(), TxnError> {
-    let request = WriteRequest {
-        tablet: SYSTEM_TABLET,
-        schema: Vec::new(),
-        reads: ReadSet::default(),
-        mutations: vec![directory_gone(tablet, Some(into))?],
-        after: Timestamp::MIN,
-    };
-    node.write(request).await?;
+    let gone = directory_gone(tablet, Some(into))?;
+    node.write_system(ReadSet::default(), vec![gone]).await?;
     node.directory().learn([DirectoryRow::Gone { tablet, into: Some(into) }]);
     Ok(())
 }
@@ -249,9 +236,7 @@ async fn leave(node: &Arc<Node>, tablet: TabletId, into: TabletId) -> Result<(),
 /// Takes the members one step towards the target.
 async fn move_replicas(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), TxnError> {
     let descriptor = &state.descriptor;
-    let stay =
-        || Target { voters: descriptor.voters.clone(), read_only: descriptor.read_only.clone() };
-    let target = state.target.clone().unwrap_or_else(stay);
+    let target = state.target.clone().unwrap_or_else(|| Target::of(descriptor));
     let unavailable = |error: meridian_replication::ProposeError| TxnError::Unavailable {
         tablet: descriptor.id,
         reason: error.to_string(),
@@ -272,9 +257,7 @@ async fn move_replicas(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Resu
     if leaves {
         voters.push(node.id());
     }
-    let differ = descriptor.voters.len() != voters.len()
-        || !voters.iter().all(|voter| descriptor.voters.contains(voter));
-    if state.joint || differ {
+    if state.joint || !same_nodes(&descriptor.voters, &voters) {
         tracing::info!(tablet = %descriptor.id, ?voters, "replaces the voters");
         return tablet.replica().replace_voters(&voters).await.map_err(unavailable);
     }

@@ -57,6 +57,24 @@ pub(crate) struct Target {
     pub(crate) read_only: Vec<NodeId>,
 }
 
+impl Target {
+    /// The replicas that there are.
+    pub(crate) fn of(descriptor: &TabletDescriptor) -> Self {
+        Self { voters: descriptor.voters.clone(), read_only: descriptor.read_only.clone() }
+    }
+
+    /// Whether the replicas are those.
+    pub(crate) fn is_met_by(&self, descriptor: &TabletDescriptor) -> bool {
+        same_nodes(&self.voters, &descriptor.voters)
+            && same_nodes(&self.read_only, &descriptor.read_only)
+    }
+}
+
+/// Whether both name the same nodes, each once, in whatever order.
+pub(crate) fn same_nodes(a: &[NodeId], b: &[NodeId]) -> bool {
+    a.len() == b.len() && a.iter().all(|node| b.contains(node))
+}
+
 /// What a tablet's replicas agree on besides its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -517,7 +535,8 @@ fn change_plan(state: &mut State, command: Command, events: &mut Vec<Event>) -> 
             state.descriptor.placement = placement;
             state.descriptor.preferred_leader = preferred_leader;
             state.descriptor.generation = state.descriptor.generation.next();
-            state.target = Some(target).filter(|target| !reached(state, target));
+            state.target =
+                Some(target).filter(|target| state.joint || !target.is_met_by(&state.descriptor));
             events.push(Event::Changed(state.descriptor.id));
             Ok(state.last_write)
         }
@@ -530,7 +549,8 @@ fn change_plan(state: &mut State, command: Command, events: &mut Vec<Event>) -> 
             } else {
                 state.descriptor.preferred_leader = preferred_leader;
                 state.descriptor.generation = generation.next();
-                state.target = Some(target).filter(|target| !reached(state, target));
+                state.target = Some(target)
+                    .filter(|target| state.joint || !target.is_met_by(&state.descriptor));
                 events.push(Event::Changed(state.descriptor.id));
                 Ok(state.last_write)
             }
@@ -668,7 +688,8 @@ impl StateMachine for TabletMachine {
             descriptor.read_only.clone_from(&members.learners);
             descriptor.generation = descriptor.generation.next();
             let target = state.target.take();
-            state.target = target.filter(|target| !reached(state, target));
+            state.target =
+                target.filter(|target| state.joint || !target.is_met_by(&state.descriptor));
             events.push(Event::Changed(self.id));
         }
         batch.put_record(state_record(self.id), encode(state).expect("a state can be encoded"));
@@ -744,17 +765,4 @@ impl StateMachine for TabletMachine {
         let _ = self.events.send(Event::Changed(self.id));
         Ok(())
     }
-}
-
-/// Whether the members are what they should be.
-fn reached(state: &State, target: &Target) -> bool {
-    let same = |a: &[NodeId], b: &[NodeId]| {
-        let (mut a, mut b) = (a.to_vec(), b.to_vec());
-        a.sort_unstable();
-        b.sort_unstable();
-        a == b
-    };
-    !state.joint
-        && same(&state.descriptor.voters, &target.voters)
-        && same(&state.descriptor.read_only, &target.read_only)
 }
