@@ -9,7 +9,7 @@ use meridian_replication::net::{Registry, Transport};
 use meridian_replication::{
     Generation, Host, Placement, PlacementChange, TabletDescriptor, Timing,
 };
-use meridian_storage::{KeyRange, KeyType, NodeId, Order, Storage, TabletId};
+use meridian_storage::{KeyRange, KeyType, NodeId, Order, Storage, TabletId, WriteBatch};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
@@ -21,8 +21,9 @@ use crate::placement::{Current, allocate};
 use crate::service::{SERVICE, TabletService};
 use crate::tablet::{
     Event, Tablet, TabletMachine, TabletParts, TabletRead, creation, is_stored, removal,
-    stored_tablets,
+    stored_tablets, wanted_record,
 };
+use crate::tend::is_stray;
 
 /// A member of the cluster, as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -317,12 +318,29 @@ impl Node {
     ) -> Result<(), TxnError> {
         let _one_at_a_time = self.opening.lock().await;
         let tablet = match self.tablet(descriptor.id) {
-            Ok(tablet) => tablet,
+            Ok(tablet) => {
+                self.want(&tablet, descriptor.generation).await?;
+                tablet
+            }
             Err(_) => self.open_replica(descriptor, Timestamp::MIN).await?,
         };
         if lead {
             tablet.replica().stand().await;
         }
+        Ok(())
+    }
+
+    /// Remembers as of which generation a leader wants the replica that is here. It counts on what
+    /// the replica holds; and the directory may still say that there should be none.
+    async fn want(&self, tablet: &Tablet, generation: Generation) -> Result<(), TxnError> {
+        if generation <= tablet.wanted() {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_record(wanted_record(tablet.id()), generation.get().to_be_bytes().to_vec());
+        self.storage.data.commit(batch)?;
+        self.host.flush().await.map_err(|error| TxnError::Internal(error.to_string()))?;
+        tablet.set_wanted(generation);
         Ok(())
     }
 
@@ -381,7 +399,10 @@ impl Node {
         });
         let machine = Arc::new(machine?);
         let replica = self.host.open(id, Arc::clone(&machine) as Arc<_>).await.map_err(internal)?;
+        let wanted = self.storage.data.snapshot()?.record(&wanted_record(id))?;
+        let wanted = wanted.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         let tablet = Tablet::start(TabletParts {
+            wanted: Generation::from(wanted.map_or(0, u64::from_be_bytes)),
             env: Arc::clone(&self.env),
             clock: Arc::clone(&self.clock),
             data: self.storage.data.clone(),
@@ -400,6 +421,20 @@ impl Node {
             return Err(TxnError::Internal("the system tablet can't be removed".into()));
         }
         let _one_at_a_time = self.opening.lock().await;
+        self.remove_replica(tablet).await
+    }
+
+    /// The same, if the directory says so and no leader has wanted the replica meanwhile.
+    pub(crate) async fn remove_stray(&self, tablet: TabletId) -> Result<(), TxnError> {
+        let _one_at_a_time = self.opening.lock().await;
+        if self.tablet(tablet).is_ok_and(|tablet| is_stray(self, &tablet)) {
+            tracing::info!(node = %self.id, %tablet, "removes a replica");
+            self.remove_replica(tablet).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_replica(&self, tablet: TabletId) -> Result<(), TxnError> {
         let removed = lock(&self.tablets).remove(&tablet);
         if removed.is_none() && !self.holdings.is_over(tablet) {
             return Ok(());

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use meridian_truetime::EnvironmentExt;
 
-use crate::directory::SYSTEM_TABLET;
 use crate::error::TxnError;
 use crate::node::Node;
 use crate::tend::{is_stray, see_to};
@@ -38,10 +37,8 @@ pub(crate) async fn run(node: Weak<Node>) {
 async fn reconcile(node: &Arc<Node>) -> Result<(), TxnError> {
     node.refresh_directory().await?;
     for tablet in node.open_tablets() {
-        let id = tablet.id();
-        if id != SYSTEM_TABLET && is_stray(node, id, &tablet.descriptor()) {
-            tracing::info!(node = %node.id(), tablet = %id, "removes a replica");
-            node.remove_tablet(id).await?;
+        if is_stray(node, &tablet) {
+            node.remove_stray(tablet.id()).await?;
         }
     }
     for descriptor in node.directory().all().iter() {

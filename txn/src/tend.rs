@@ -336,14 +336,16 @@ async fn hand_over(node: &Node, tablet: &Tablet, descriptor: &TabletDescriptor) 
     }
 }
 
-/// The tablets that are gone, or elsewhere, as the directory has it: this node's replicas of them
-/// serve nobody.
-pub(crate) fn is_stray(node: &Node, tablet: TabletId, own: &TabletDescriptor) -> bool {
-    if node.directory().is_gone(tablet) {
-        return true;
+/// Whether this node's replica of a tablet serves nobody, as the directory has it: the tablet is gone,
+/// or elsewhere since a leader last wanted the replica.
+pub(crate) fn is_stray(node: &Node, tablet: &Tablet) -> bool {
+    let id = tablet.id();
+    if id == SYSTEM_TABLET {
+        return false;
     }
-    let known = node.directory().get(tablet);
-    known.is_some_and(|known| {
-        known.generation > own.generation && !known.replicas().any(|node_id| node_id == node.id())
-    })
+    let known = node.directory().get(id);
+    node.directory().is_gone(id)
+        || known.is_some_and(|known| {
+            known.generation > tablet.wanted() && !known.replicas().any(|at| at == node.id())
+        })
 }

@@ -82,6 +82,8 @@ struct Inner {
     /// Promised to readers by the leader of the tablet that this one was split from, when that was
     /// on this node: the first leadership here assigns nothing at or below it.
     inherited: Timestamp,
+    /// The generation as of which a leader wanted this replica.
+    wanted: Mutex<Generation>,
     /// The generation that this node is sure the directory has.
     entered: Mutex<Option<Generation>>,
     leadership: watch::Sender<Option<Arc<Leadership>>>,
@@ -96,12 +98,14 @@ pub(crate) struct TabletParts {
     pub(crate) machine: Arc<TabletMachine>,
     pub(crate) opened_as: TabletDescriptor,
     pub(crate) inherited: Timestamp,
+    pub(crate) wanted: Generation,
 }
 
 impl Tablet {
     /// Starts watching who leads, and serves whenever it is this replica.
     pub(crate) fn start(parts: TabletParts) -> Self {
-        let TabletParts { env, clock, data, replica, machine, opened_as, inherited } = parts;
+        let TabletParts { env, clock, data, replica, machine, opened_as, inherited, wanted } =
+            parts;
         let id = replica.group();
         let leadership = watch::Sender::new(None);
         let inner = Arc::new(Inner {
@@ -113,6 +117,7 @@ impl Tablet {
             machine,
             opened_as,
             inherited,
+            wanted: Mutex::new(wanted),
             entered: Mutex::default(),
             leadership,
         });
@@ -143,6 +148,17 @@ impl Tablet {
     pub(crate) fn floor(&self) -> Option<Timestamp> {
         let leadership = self.inner.leadership.borrow().clone();
         leadership.map(|leadership| leadership.oracle().floor())
+    }
+
+    /// The generation as of which this replica is wanted at least: what an older descriptor says of
+    /// it is history.
+    pub(crate) fn wanted(&self) -> Generation {
+        let wanted = *self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.max(self.descriptor().generation)
+    }
+
+    pub(crate) fn set_wanted(&self, generation: Generation) {
+        *self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner) = generation;
     }
 
     /// The generation that the directory certainly has.

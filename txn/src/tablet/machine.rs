@@ -197,6 +197,13 @@ fn state_record(tablet: TabletId) -> Vec<u8> {
     name
 }
 
+/// Where a node remembers as of which generation a leader wanted its replica of a tablet.
+pub(crate) fn wanted_record(tablet: TabletId) -> Vec<u8> {
+    let mut name = b"wanted/".to_vec();
+    name.extend_from_slice(&tablet.get().to_be_bytes());
+    name
+}
+
 /// The tablets of which a data file holds a replica.
 pub(crate) fn stored_tablets(view: &DataSnapshot) -> Result<Vec<TabletDescriptor>, TxnError> {
     let mut found = Vec::new();
@@ -240,6 +247,7 @@ pub(crate) fn removal(
     for record in view.records(&records(tablet))? {
         batch.delete_record(record?.0);
     }
+    batch.delete_record(wanted_record(tablet));
     Ok(batch)
 }
 
