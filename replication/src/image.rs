@@ -11,8 +11,7 @@ use meridian_storage::{DataSnapshot, KeyRange, WriteBatch};
 use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::log::to_io;
-use super::types::{decode, encode};
+use crate::codec::{decode, encode, to_io};
 
 /// The size that a chunk aims at.
 const CHUNK: usize = 256 << 10;

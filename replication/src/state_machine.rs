@@ -1,17 +1,18 @@
-//! What a replicated log drives.
+//! What a [feed](crate::feed) drives.
 
 use std::fmt::Debug;
 use std::io;
 
 use bytes::Bytes;
 use meridian_storage::{DataSnapshot, KeyRange, NodeId, WriteBatch};
+use serde::{Deserialize, Serialize};
 
-/// Where in its log an entry stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where in its feed an entry stands. Later entries have greater positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
-    /// The term of the leader that proposed it.
+    /// Raft's term of the leader that proposed it; an epoch, where there are epochs.
     pub term: u64,
-    /// Its index.
+    /// Its index in the log, or in its epoch.
     pub index: u64,
 }
 

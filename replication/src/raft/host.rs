@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use meridian_storage::{NodeId, Storage, TabletId, WriteBatch};
-use meridian_truetime::Env;
+use meridian_truetime::{Env, EnvironmentExt};
 
-use super::log::{GroupLog, to_io};
-use super::machine::{Machine, applied_record, flush};
+use super::heart::{self, Heart, HeartService, Pulse};
+use super::log::GroupLog;
+use super::machine::{Machine, death};
 use super::network::{Network, SERVICE};
 use super::replica::Replica;
 use super::service::RaftService;
 use super::timing::Timing;
 use super::types::Raft;
+use crate::codec::to_io;
+use crate::feed::{Applier, flush};
 use crate::net::{Registry, Transport};
 use crate::state_machine::StateMachine;
 
@@ -30,6 +34,7 @@ pub struct Host {
     /// Held alone while what concerns several groups is applied.
     applying: Arc<RwLock<()>>,
     replicas: Arc<Replicas>,
+    heart: Arc<Heart>,
 }
 
 pub(crate) fn lock(replicas: &Replicas) -> MutexGuard<'_, BTreeMap<TabletId, Replica>> {
@@ -48,8 +53,19 @@ impl Host {
         timing: Timing,
     ) -> Self {
         let replicas = Arc::new(Replicas::default());
-        registry.register(SERVICE, Arc::new(RaftService::new(Arc::clone(&replicas))));
-        Self { node, env, storage, transport, timing, applying: Arc::default(), replicas }
+        let heart = Heart::new(
+            node,
+            Arc::clone(&env),
+            Arc::clone(&transport),
+            timing,
+            Arc::clone(&replicas),
+        );
+        let heart = Arc::new(heart);
+        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart));
+        registry.register(SERVICE, Arc::new(service));
+        registry.register(heart::SERVICE, Arc::new(HeartService(Arc::clone(&heart))));
+        env.spawn(Heart::run(Arc::downgrade(&heart)));
+        Self { node, env, storage, transport, timing, applying: Arc::default(), replicas, heart }
     }
 
     /// Starts this node's replica of `group`, new or as its files have it.
@@ -66,19 +82,24 @@ impl Host {
         }
         let env = Arc::clone(&self.env);
         let (data, applying) = (self.storage.data.clone(), Arc::clone(&self.applying));
-        let adapter = Machine::open(env, group, data, Arc::clone(&machine), applying)?;
+        let pulse = Arc::new(Pulse::default());
+        let applier = Applier::open(group, data, Arc::clone(&machine), applying)?;
+        let adapter = Machine::new(env, applier, Arc::clone(&pulse));
         let log = GroupLog::new(self.storage.logs.clone(), group);
         let network = Network {
             env: Arc::clone(&self.env),
             group,
             transport: Arc::clone(&self.transport),
             timing: self.timing,
+            heart: Arc::clone(&self.heart),
+            pulse: Arc::clone(&pulse),
         };
         let config = self.timing.config(&*self.env).validate().map_err(io::Error::other)?;
+        let patience = Duration::from_millis(self.env.tokio_millis(self.timing.election_max));
         let raft = Raft::new(self.node.get(), Arc::new(config), network, log, adapter)
             .await
             .map_err(io::Error::other)?;
-        let replica = Replica { group, node: self.node, raft, machine };
+        let replica = Replica { group, node: self.node, raft, machine, pulse, patience };
         lock(&self.replicas).insert(group, replica.clone());
         Ok(replica)
     }
@@ -116,6 +137,7 @@ impl Host {
     pub async fn remove(&self, group: TabletId) -> io::Result<()> {
         let replica = lock(&self.replicas).remove(&group);
         if let Some(replica) = replica {
+            self.heart.ended(&replica);
             replica.shutdown().await;
         }
         let (done, durable) = futures::channel::oneshot::channel();
@@ -127,7 +149,7 @@ impl Host {
         );
         durable.await.map_err(io::Error::other)?.map_err(to_io)?;
         let mut batch = WriteBatch::default();
-        batch.delete_record(applied_record(group));
+        death(group, &mut batch);
         self.storage.data.commit(batch).map_err(to_io)
     }
 

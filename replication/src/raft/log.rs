@@ -12,7 +12,8 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
-use super::types::{Entry, LogId, RaftTypes, Vote, decode, encode};
+use super::types::{Entry, LogId, RaftTypes, Vote};
+use crate::codec::{decode, encode, to_io};
 
 /// One group's part of a node's [`LogStore`].
 #[derive(Clone, Debug)]
@@ -55,10 +56,6 @@ impl GroupLog {
             None => Ok(None),
         }
     }
-}
-
-pub(crate) fn to_io(error: StorageError) -> io::Error {
-    io::Error::other(error)
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {

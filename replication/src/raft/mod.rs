@@ -2,7 +2,8 @@
 //!
 //! A node holds many groups, one per tablet. They share the node's log file (one durable write
 //! serves all that is waiting), its data file and its connections. openraft drives each group; this
-//! module gives it storage, network and timers, and gives the layers above a [`Replica`]: submit a
+//! module gives it storage and network, lets its timers run only where a leader is missing
+//! (liveness), and gives the layers above a [`Replica`]: submit a
 //! command, confirm that this replica leads, see how the group stands.
 //!
 //! # What is promised
@@ -22,8 +23,9 @@
 //!   state machines are deterministic and their effects replace each other exactly.
 //! * A node whose disk was wiped must not come back under its old id: it would have forgotten votes.
 
+mod heart;
 mod host;
-mod image;
+mod liveness;
 mod log;
 mod machine;
 mod network;

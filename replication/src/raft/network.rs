@@ -1,6 +1,6 @@
 //! Raft's messages between nodes.
 //!
-//! Votes, heartbeats and transfers are calls. Appends of one leader to one follower are a stream
+//! Votes, a group's heartbeats and transfers are calls. Appends of one leader to one follower are a stream
 //! of their own: requests go out without waiting for the answers of those before, so a commit costs
 //! one round trip however many are under way. Each answer has a deadline, counted from the moment
 //! when it became the next one due: openraft itself applies none to a stream.
@@ -26,10 +26,13 @@ use openraft::{AnyError, OptionalSend};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::image::Image;
+use super::heart::{Heart, Pulse};
+use super::liveness::Epoch;
 use super::machine::RaftSnapshot;
 use super::timing::Timing;
-use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote, decode, encode};
+use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote};
+use crate::codec::{decode, encode};
+use crate::image::Image;
 use crate::net::{Incoming, NetError, Outgoing, Transport};
 
 /// The name of the service that carries Raft's messages.
@@ -41,7 +44,11 @@ const PIPELINE: usize = 64;
 /// A call of one replica to another of its group.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Call {
-    Append(AppendEntriesRequest<RaftTypes>),
+    /// A group's own heartbeat: nothing to append, and the leader's word that it leads.
+    Heartbeat {
+        epoch: Epoch,
+        append: AppendEntriesRequest<RaftTypes>,
+    },
     Vote(VoteRequest<RaftTypes>),
     PreVote(VoteRequest<RaftTypes>),
     Transfer(TransferLeaderRequest<RaftTypes>),
@@ -61,6 +68,8 @@ pub(crate) struct Network {
     pub(crate) group: TabletId,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) timing: Timing,
+    pub(crate) heart: Arc<Heart>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl RaftNetworkFactory<RaftTypes> for Network {
@@ -121,7 +130,17 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         rpc: AppendEntriesRequest<RaftTypes>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftTypes>, RpcError> {
-        self.call(Call::Append(rpc)).await
+        let Network { heart, pulse, .. } = &self.network;
+        let [matched, committed] =
+            [rpc.prev_log_id, rpc.leader_commit].map(|at| at.map_or(0, |at| at.index));
+        let term = rpc.vote.leader_id.term;
+        let telling = heart.telling(self.target, term, matched, committed);
+        let call = Call::Heartbeat { epoch: heart.epoch(), append: rpc };
+        let answer: AppendEntriesResponse<RaftTypes> = self.call(call).await?;
+        if let (AppendEntriesResponse::Success, Some(told)) = (&answer, telling) {
+            pulse.told(self.target, told);
+        }
+        Ok(answer)
     }
 
     fn stream_append<S>(

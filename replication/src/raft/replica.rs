@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_storage::{NodeId, TabletId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::raft::{ClientWriteResponse, ClientWriteResult};
+use openraft::raft::{ClientWriteResponse, ClientWriteResult, TransferLeaderRequest};
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
-use openraft::{ChangeMembers, ReadPolicy};
+use openraft::{ChangeMembers, LinearizerOption, ReadPolicy};
 
+use super::heart::Pulse;
 use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
 use crate::state_machine::StateMachine;
+
+/// No node has this id: their ids begin at 1.
+const NOBODY: u64 = 0;
 
 /// Why a proposal was not answered with its result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +102,9 @@ pub struct Replica {
     pub(crate) node: NodeId,
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<dyn StateMachine>,
+    pub(crate) pulse: Arc<Pulse>,
+    /// How long a confirmation may take, on openraft's clock.
+    pub(crate) patience: Duration,
 }
 
 impl fmt::Debug for Replica {
@@ -154,7 +162,8 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped; the command may have been logged.
     pub async fn submit(&self, term: u64, command: Bytes) -> Result<Submitted, ProposeError> {
-        let Some(leader) = self.leadership().filter(|leader| leader.term == term) else {
+        let here = self.leadership().filter(|_| !self.pulse.is_isolated());
+        let Some(leader) = here.filter(|leader| leader.term == term) else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
         let leader = leader.to_committed();
@@ -173,7 +182,10 @@ impl Replica {
         let Some(term) = self.leads() else {
             return Err(ConfirmError::NotLeader { leader: self.leader() });
         };
-        let ready = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        let _repeated = self.pulse.confirming();
+        let read_index = LinearizerOption::from(ReadPolicy::ReadIndex);
+        let read_index = read_index.with_wait_timeout(self.patience);
+        let ready = match self.raft.get_read_linearizer(read_index).await {
             Ok(linearizer) => linearizer.await_ready(&self.raft).await,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 return Err(ConfirmError::NotLeader { leader: forward.leader_id.map(NodeId::new) });
@@ -240,6 +252,8 @@ impl Replica {
 
     /// Hands leadership to `to`, which takes over when it has the whole log.
     pub async fn transfer_leader(&self, to: NodeId) {
+        let Some(term) = self.leads() else { return };
+        self.pulse.hand_over(term, to);
         let _ = self.raft.trigger().transfer_leader(to.get()).await;
     }
 
@@ -260,6 +274,27 @@ impl Replica {
                 .map(|(node, at)| (NodeId::new(node), at.map_or(0, |id| id.index)))
                 .collect(),
         }
+    }
+
+    /// Whether openraft has given up, as it does when the log or the data can't be written.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.raft.metrics().borrow_watched().running_state.is_err()
+    }
+
+    /// Whether nobody else votes.
+    pub(crate) fn votes_alone(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.membership().clone();
+        let mut voters = membership.voter_ids();
+        voters.next() == Some(self.node.get()) && voters.next().is_none()
+    }
+
+    /// Gives up openraft's lease of a leader that is heard no more, so that this replica may stand
+    /// for election and vote: as when the leader hands over to somebody else.
+    pub(crate) async fn give_up_lease(&self) {
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        let request = TransferLeaderRequest::new(vote, NOBODY, None);
+        let _ = self.raft.handle_transfer_leader(request).await;
     }
 
     /// Ends the replica's tasks.

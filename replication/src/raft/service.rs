@@ -6,19 +6,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use meridian_storage::{NodeId, TabletId};
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 use openraft::storage::Snapshot;
 
+use super::heart::Heart;
 use super::host::{Replicas, lock};
-use super::image::Image;
 use super::network::{Call, Opening, answer};
 use super::replica::Replica;
-use super::types::{RaftTypes, SnapshotMeta, Vote, decode};
+use super::types::{RaftTypes, SnapshotMeta, Vote};
+use crate::codec::decode;
+use crate::image::Image;
 use crate::net::{Incoming, Outgoing, Service, ServiceError};
 
 #[derive(Debug)]
 pub(crate) struct RaftService {
     replicas: Arc<Replicas>,
+    heart: Arc<Heart>,
 }
 
 fn malformed(error: impl std::fmt::Display) -> ServiceError {
@@ -26,8 +29,8 @@ fn malformed(error: impl std::fmt::Display) -> ServiceError {
 }
 
 impl RaftService {
-    pub(crate) fn new(replicas: Arc<Replicas>) -> Self {
-        Self { replicas }
+    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>) -> Self {
+        Self { replicas, heart }
     }
 
     fn replica(&self, group: TabletId) -> Result<Replica, ServiceError> {
@@ -38,14 +41,36 @@ impl RaftService {
 
 #[async_trait]
 impl Service for RaftService {
-    async fn call(&self, _from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
+    async fn call(&self, from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
         let (group, call): (TabletId, Call) = decode(&request).map_err(malformed)?;
-        let raft = self.replica(group)?.raft;
+        let replica = self.replica(group)?;
+        let raft = &replica.raft;
         match call {
-            Call::Append(rpc) => answer(&raft.append_entries(rpc).await.map_err(malformed)?),
-            Call::Vote(rpc) => answer(&raft.vote(rpc).await.map_err(malformed)?),
-            Call::PreVote(rpc) => answer(&raft.pre_vote(rpc).await.map_err(malformed)?),
+            Call::Heartbeat { epoch, append } => {
+                let vote = append.vote;
+                let response = raft.append_entries(append).await.map_err(malformed)?;
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    replica.pulse.vouched(&vote, epoch);
+                }
+                answer(&response)
+            }
+            Call::PreVote(rpc) => match self.heart.verdict(&replica, from, &rpc).await {
+                Some(verdict) => answer(&verdict),
+                None => answer(&raft.pre_vote(rpc).await.map_err(malformed)?),
+            },
+            Call::Vote(mut rpc) => {
+                if !rpc.leadership_transfer {
+                    let verdict = self.heart.verdict(&replica, from, &rpc).await;
+                    if let Some(refusal) = verdict.filter(|verdict| !verdict.vote_granted) {
+                        return answer(&refusal);
+                    }
+                    // openraft's lease has nothing to say.
+                    rpc.leadership_transfer = true;
+                }
+                answer(&raft.vote(rpc).await.map_err(malformed)?)
+            }
             Call::Transfer(rpc) => {
+                replica.pulse.vouches_no_more(rpc.from_leader());
                 answer(&raft.handle_transfer_leader(rpc).await.map_err(malformed)?)
             }
         }

@@ -5,6 +5,10 @@ use std::time::Duration;
 use meridian_truetime::Environment;
 use openraft::{Config, SnapshotPolicy};
 
+/// For how long a majority's answer lets a leader propose, as openraft sees it. Whether it reaches a
+/// majority is seen to elsewhere (`liveness`), much sooner.
+pub(crate) const LEASE: Duration = Duration::from_mins(2);
+
 /// How patient the groups of a cluster are.
 ///
 /// The heartbeat interval is also openraft's deadline for an append, and it keeps a quarter of that
@@ -12,9 +16,9 @@ use openraft::{Config, SnapshotPolicy};
 /// left never makes progress. A follower calls an election after three to six heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between two heartbeats of a leader.
+    /// Between two heartbeats of a node.
     pub heartbeat: Duration,
-    /// The shortest silence after which a follower stands for election.
+    /// The shortest silence after which the followers of a node's groups stand for election.
     pub election_min: Duration,
     /// The longest.
     pub election_max: Duration,
@@ -47,7 +51,9 @@ impl Timing {
             cluster_name: "meridian".into(),
             heartbeat_interval: env.tokio_millis(self.heartbeat),
             election_timeout_min: env.tokio_millis(self.election_min),
-            election_timeout_max: env.tokio_millis(self.election_max),
+            // openraft's lease; its timers are off.
+            election_timeout_max: env.tokio_millis(LEASE),
+            enable_tick: false,
             install_snapshot_timeout: env.tokio_millis(Duration::from_mins(1)),
             max_payload_entries: 1_000,
             replication_lag_threshold: self.log_keep * 2,

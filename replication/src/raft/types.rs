@@ -1,7 +1,6 @@
 //! The types that openraft is instantiated with.
 
 use std::fmt;
-use std::io;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -56,15 +55,3 @@ pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershi
 pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<RaftTypes>;
 pub(crate) type RpcError = openraft::errors::RPCError<RaftTypes>;
-
-/// Encodes a message or record of this crate.
-pub(crate) fn encode<T: Serialize>(value: &T) -> io::Result<Bytes> {
-    postcard::to_stdvec(value)
-        .map(Bytes::from)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Decodes what [`encode`] made.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
-    postcard::from_bytes(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}

@@ -1,0 +1,387 @@
+//! A node's heartbeats, and the elections of its groups ([`liveness`](super::liveness) has the rules).
+//!
+//! Once per interval the heart sends one heartbeat to each node that follows a group led here, and
+//! looks at every replica: whether it is content or restless, and, where it leads, whether each
+//! follower has heard the last that there is to hear. A look costs some hundred nanoseconds per
+//! replica, and nothing waits for an event that could be missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use meridian_storage::NodeId;
+use meridian_truetime::{Env, EnvironmentExt, Moment};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::vote::RaftLeaderId;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::host::{Replicas, lock};
+use super::liveness::{Contact, Epoch, Liveness, Standing, Vouched};
+use super::network::answer;
+use super::replica::Replica;
+use super::timing::{LEASE, Timing};
+use super::types::{RaftTypes, Vote};
+use crate::codec::{decode, encode};
+use crate::net::{Incoming, Outgoing, Service, ServiceError, Transport};
+
+/// The name of the service that nodes hear each other by.
+pub(crate) const SERVICE: &str = "liveness";
+
+/// What passes between a replica and its node's heart.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// The last leader that vouched for itself.
+    vouched: Mutex<Option<Vouched>>,
+    /// As a leader: what each follower has heard.
+    told: Mutex<BTreeMap<NodeId, Told>>,
+    /// The last entry applied here.
+    applied: AtomicU64,
+    /// How many wait for a majority to confirm this leader.
+    confirming: AtomicUsize,
+    /// The replica is restless, and a task sees to that it stands for election.
+    restless: AtomicBool,
+    /// Since when the replica leads, in which term.
+    leads: Mutex<Option<(u64, Moment)>>,
+    /// It leads and has reached no majority for a while.
+    isolated: AtomicBool,
+    /// The term in which it leads, and to whom it hands over.
+    hands_over: Mutex<Option<(u64, NodeId)>>,
+    /// openraft has given up, because its storage did.
+    failed: AtomicBool,
+}
+
+/// What a follower has heard from its leader, at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    term: u64,
+    epoch: Epoch,
+    contact: Contact,
+    /// Entries that it holds and knows to be committed.
+    index: u64,
+    at: Moment,
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, heartbeats of the group are repeated until a majority has answered.
+#[derive(Debug)]
+pub(crate) struct Confirming<'p>(&'p Pulse);
+
+impl Drop for Confirming<'_> {
+    fn drop(&mut self) {
+        self.0.confirming.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pulse {
+    pub(crate) fn set_applied(&self, index: u64) {
+        self.applied.store(index, Ordering::Relaxed);
+    }
+
+    pub(crate) fn confirming(&self) -> Confirming<'_> {
+        self.confirming.fetch_add(1, Ordering::Relaxed);
+        Confirming(self)
+    }
+
+    /// Whether the replica leads and has reached no majority for a while.
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
+
+    /// Leadership of this term is handed over.
+    pub(crate) fn hand_over(&self, term: u64, to: NodeId) {
+        *guard(&self.hands_over) = Some((term, to));
+    }
+
+    fn hands_over(&self, term: u64) -> Option<NodeId> {
+        guard(&self.hands_over).filter(|(of, _)| *of == term).map(|(_, to)| to)
+    }
+
+    /// A leader has vouched for itself.
+    pub(crate) fn vouched(&self, vote: &Vote, epoch: Epoch) {
+        let leader = NodeId::new(*vote.leader_id.node_id());
+        *guard(&self.vouched) = Some(Vouched { leader, term: vote.leader_id.term, epoch });
+    }
+
+    /// A leader hands over: whatever comes of it, it doesn't vouch for itself any more.
+    pub(crate) fn vouches_no_more(&self, vote: &Vote) {
+        let mut vouched = guard(&self.vouched);
+        if vouched.is_some_and(|vouched| vouched.term == vote.leader_id.term) {
+            *vouched = None;
+        }
+    }
+
+    /// A follower has heard it.
+    pub(crate) fn told(&self, follower: NodeId, told: Told) {
+        guard(&self.told).insert(follower, told);
+    }
+}
+
+/// One node's heart.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    node: NodeId,
+    env: Env,
+    transport: Arc<dyn Transport>,
+    timing: Timing,
+    replicas: Arc<Replicas>,
+    liveness: Mutex<Liveness>,
+}
+
+/// A node says that it lives; the answer says the same.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Beat {
+    epoch: Epoch,
+}
+
+impl Heart {
+    /// A heart that will beat once [`Heart::run`] does.
+    pub(crate) fn new(
+        node: NodeId,
+        env: Env,
+        transport: Arc<dyn Transport>,
+        timing: Timing,
+        replicas: Arc<Replicas>,
+    ) -> Self {
+        let (shortest, longest) = (timing.election_min, timing.election_max);
+        let liveness = Liveness::new(env.random(), shortest, longest, env.fork_rng());
+        Self { node, env, transport, timing, replicas, liveness: Mutex::new(liveness) }
+    }
+
+    /// Beats for as long as the node lives.
+    pub(crate) async fn run(heart: Weak<Self>) {
+        loop {
+            let Some(heart) = heart.upgrade() else { return };
+            let pause = heart.env.sleep(heart.timing.heartbeat);
+            for peer in heart.look().await {
+                let sending = Arc::clone(&heart);
+                heart.env.spawn(async move { sending.beat(peer).await });
+            }
+            drop(heart);
+            pause.await;
+        }
+    }
+
+    async fn beat(&self, peer: NodeId) {
+        let Ok(beat) = encode(&Beat { epoch: self.epoch() }) else { return };
+        let answer = self.transport.call(peer, SERVICE, beat, self.timing.deadline()).await;
+        if let Some(Beat { epoch }) = answer.ok().and_then(|answer| decode(&answer).ok()) {
+            guard(&self.liveness).answered(self.env.moment(), peer, epoch);
+        }
+    }
+
+    /// Looks at every replica. The nodes to send heartbeats to.
+    async fn look(self: &Arc<Self>) -> BTreeSet<NodeId> {
+        let replicas: Vec<Replica> = lock(&self.replicas).values().cloned().collect();
+        let mut peers = BTreeSet::new();
+        for replica in replicas {
+            let pulse = &replica.pulse;
+            if pulse.failed.load(Ordering::Relaxed) {
+                continue;
+            }
+            if replica.has_failed() {
+                pulse.failed.store(true, Ordering::Relaxed);
+                tracing::error!(node = %self.node, group = %replica.group, "a replica has failed");
+                self.ended(&replica);
+                continue;
+            }
+            let now = self.env.moment();
+            let (standing, followers) = self.standing(&replica);
+            if self.is_restless(&replica, standing) && !pulse.restless.swap(true, Ordering::Relaxed)
+            {
+                let heart = Arc::downgrade(self);
+                self.env.spawn(Self::stand(heart, replica.clone(), standing));
+            }
+            let Standing::Leads { term } = standing else {
+                *guard(&pulse.leads) = None;
+                continue;
+            };
+            let since = {
+                let mut leads = guard(&pulse.leads);
+                leads.filter(|(of, _)| *of == term).unwrap_or_else(|| *leads.insert((term, now))).1
+            };
+            // Who was just elected has reached a majority.
+            let elected = now.since(since) <= self.timing.election_max;
+            pulse.isolated.store(!elected && !self.reaches(&followers), Ordering::Relaxed);
+            if let Some(to) = pulse.hands_over(term) {
+                replica.transfer_leader(to).await;
+            } else if pulse.confirming.load(Ordering::Relaxed) > 0
+                || followers.iter().any(|follower| self.is_to_hear(pulse, follower.node, term))
+            {
+                replica.announce().await;
+            }
+            peers.extend(followers.iter().map(|follower| follower.node));
+        }
+        peers
+    }
+
+    /// Stands for election until the replica is content.
+    async fn stand(heart: Weak<Self>, replica: Replica, seen: Standing) {
+        let (shortest, longest, env, mut rng) = {
+            let Some(heart) = heart.upgrade() else { return };
+            let Timing { election_min, election_max, .. } = heart.timing;
+            (election_min, election_max, Arc::clone(&heart.env), heart.env.fork_rng())
+        };
+        let mut pause = match seen {
+            _ if replica.votes_alone() => Duration::ZERO,
+            // Who begins misses nobody yet, and somebody may claim to lead.
+            Standing::Unled => rng.random_range(shortest..longest),
+            // The others have lost their leader just now, too.
+            _ => rng.random_range(Duration::ZERO..shortest / 2),
+        };
+        loop {
+            env.sleep(pause).await;
+            pause = rng.random_range(shortest..longest);
+            let Some(heart) = heart.upgrade() else { return };
+            let (standing, _) = heart.standing(&replica);
+            if !heart.is_restless(&replica, standing) || replica.has_failed() {
+                replica.pulse.restless.store(false, Ordering::Relaxed);
+                return;
+            }
+            if standing != Standing::Unled {
+                replica.give_up_lease().await;
+            }
+            replica.stand().await;
+        }
+    }
+
+    fn is_restless(&self, replica: &Replica, standing: Standing) -> bool {
+        let vouched = *guard(&replica.pulse.vouched);
+        guard(&self.liveness).is_restless(self.env.moment(), standing, vouched)
+    }
+
+    /// How a replica stands; for a leader, with the other members.
+    fn standing(&self, replica: &Replica) -> (Standing, Vec<Follower>) {
+        let metrics = replica.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let vote = &metrics.vote;
+        let (leader, term) = (NodeId::new(*vote.leader_id.node_id()), vote.leader_id.term);
+        if !vote.committed {
+            (Standing::Unled, Vec::new())
+        } else if leader == self.node {
+            let membership = metrics.membership_config.membership();
+            let followers = membership.nodes().filter(|(id, _)| **id != self.node.get());
+            let followers = followers.map(|(id, _)| Follower {
+                node: NodeId::new(*id),
+                votes: membership.voter_ids().any(|voter| voter == *id),
+            });
+            (Standing::Leads { term }, followers.collect())
+        } else {
+            (Standing::Follows { leader, term }, Vec::new())
+        }
+    }
+
+    /// Whether a leader reaches a majority of its voters, itself one of them.
+    fn reaches(&self, followers: &[Follower]) -> bool {
+        let (now, liveness) = (self.env.moment(), guard(&self.liveness));
+        let voters = followers.iter().filter(|follower| follower.votes);
+        let reached = voters.clone().filter(|f| liveness.contact(now, f.node).is_some()).count();
+        (reached + 1) * 2 > voters.count() + 1
+    }
+
+    /// Whether a follower that can be reached has something to hear from its leader.
+    fn is_to_hear(&self, pulse: &Pulse, follower: NodeId, term: u64) -> bool {
+        let now = self.env.moment();
+        let (epoch, contact) = {
+            let liveness = guard(&self.liveness);
+            (liveness.epoch(), liveness.contact(now, follower))
+        };
+        let Some(contact) = contact else { return false };
+        let Some(told) = guard(&pulse.told).get(&follower).copied() else { return true };
+        (told.term, told.epoch, told.contact) != (term, epoch, contact)
+            || told.index < pulse.applied.load(Ordering::Relaxed)
+            || now.since(told.at) > LEASE / 3
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        guard(&self.liveness).epoch()
+    }
+
+    /// What a follower will have heard when it answers the heartbeat that is sent now: it holds
+    /// the entries up to `matched` and learns that those up to `committed` are committed.
+    pub(crate) fn telling(
+        &self,
+        follower: NodeId,
+        term: u64,
+        matched: u64,
+        committed: u64,
+    ) -> Option<Told> {
+        let (at, liveness) = (self.env.moment(), guard(&self.liveness));
+        let contact = liveness.contact(at, follower)?;
+        let index = matched.min(committed);
+        Some(Told { term, epoch: liveness.epoch(), contact, index, at })
+    }
+
+    /// A replica ends here while the node goes on: whatever leaders here have vouched for is to be
+    /// heard anew.
+    pub(crate) fn ended(&self, replica: &Replica) {
+        if replica.leads().is_some() {
+            guard(&self.liveness).renew();
+        }
+    }
+
+    /// What a candidate is answered at once: no, if the group has a leader that is content, here or
+    /// elsewhere; and by a leader that isn't, that it may well stand. `None` leaves it to openraft,
+    /// whose lease is given up.
+    pub(crate) async fn verdict(
+        &self,
+        replica: &Replica,
+        candidate: NodeId,
+        request: &VoteRequest<RaftTypes>,
+    ) -> Option<VoteResponse<RaftTypes>> {
+        let (standing, followers) = self.standing(replica);
+        let vote = replica.raft.server_metrics().borrow_watched().vote;
+        let content = match standing {
+            Standing::Unled => return None,
+            Standing::Follows { leader, .. } => {
+                leader != candidate && !self.is_restless(replica, standing)
+            }
+            Standing::Leads { term } => {
+                replica.pulse.hands_over(term).is_none() && self.reaches(&followers)
+            }
+        };
+        // Who knows of a later term stands for one later still.
+        let knows_later = request.vote.leader_id.term > vote.leader_id.term + 1;
+        if content && !knows_later {
+            // It shall hear of its leader at once.
+            guard(&replica.pulse.told).remove(&candidate);
+            return Some(VoteResponse::new(vote, None, false));
+        }
+        if let Standing::Leads { .. } = standing {
+            return Some(VoteResponse::new(vote, None, true));
+        }
+        replica.give_up_lease().await;
+        None
+    }
+}
+
+/// A member of a group that is led here.
+#[derive(Clone, Copy, Debug)]
+struct Follower {
+    node: NodeId,
+    votes: bool,
+}
+
+/// Hears the heartbeats of other nodes.
+#[derive(Debug)]
+pub(crate) struct HeartService(pub(crate) Arc<Heart>);
+
+#[async_trait]
+impl Service for HeartService {
+    async fn call(&self, from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
+        let Beat { epoch } = decode(&request).map_err(ServiceError::new)?;
+        guard(&self.0.liveness).heard(self.0.env.moment(), from, epoch);
+        answer(&Beat { epoch: self.0.epoch() })
+    }
+
+    async fn stream(&self, _: NodeId, _: Incoming, _: Outgoing) -> Result<(), ServiceError> {
+        Err(ServiceError::new("heartbeats are calls"))
+    }
+}
