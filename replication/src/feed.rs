@@ -139,6 +139,12 @@ impl Applier {
         Ok(Self { group, data, machine, applying, progress: Mutex::new(progress) })
     }
 
+    /// The group whose replica it is.
+    #[must_use]
+    pub fn group(&self) -> TabletId {
+        self.group
+    }
+
     /// How far the state machine has come. The feed goes on after it.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -2,7 +2,8 @@
 //!
 //! Rows with all their versions and the state machine's records, as a sequence of chunks of about
 //! [`CHUNK`] bytes. The last one carries a checksum over all before it, so that an image that lost
-//! its tail or its order is refused.
+//! its tail or its order is refused. The same image makes the same chunks each time, so that
+//! shipping it can go on where it was interrupted.
 
 use std::io;
 
@@ -26,7 +27,7 @@ enum Chunk {
 }
 
 /// An image, either still in the data file of the node that sends it or received in chunks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Image {
     Local { view: DataSnapshot, range: KeyRange, records: Vec<u8> },
     Received(Vec<Bytes>),
@@ -54,6 +55,11 @@ impl Image {
             Chunk::Records(records) => Ok(records),
             _ => Err(invalid("a snapshot does not begin with its records")),
         }
+    }
+
+    /// Whether a chunk is an image's last.
+    pub(crate) fn ends_with(chunk: &[u8]) -> bool {
+        matches!(decode(chunk), Ok(Chunk::End { .. }))
     }
 
     /// The records of this image, if it was received.

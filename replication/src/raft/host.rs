@@ -61,7 +61,7 @@ impl Host {
             Arc::clone(&replicas),
         );
         let heart = Arc::new(heart);
-        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart));
+        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), Arc::clone(&env));
         registry.register(SERVICE, Arc::new(service));
         registry.register(heart::SERVICE, Arc::new(HeartService(Arc::clone(&heart))));
         env.spawn(Heart::run(Arc::downgrade(&heart)));
@@ -84,7 +84,7 @@ impl Host {
         let (data, applying) = (self.storage.data.clone(), Arc::clone(&self.applying));
         let pulse = Arc::new(Pulse::default());
         let applier = Applier::open(group, data, Arc::clone(&machine), applying)?;
-        let adapter = Machine::new(env, applier, Arc::clone(&pulse));
+        let adapter = Machine::new(env, applier, self.storage.logs.clone(), Arc::clone(&pulse));
         let log = GroupLog::new(self.storage.logs.clone(), group);
         let network = Network {
             env: Arc::clone(&self.env),

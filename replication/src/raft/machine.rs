@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use meridian_storage::{NodeId, TabletId, WriteBatch};
-use meridian_truetime::{Env, Work};
+use meridian_storage::{LogStore, NodeId, TabletId, WriteBatch};
+use meridian_truetime::{Env, EnvironmentExt, Work};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::vote::RaftLeaderId;
@@ -26,7 +27,17 @@ use crate::feed::{self, Applier, Entry, Progress};
 use crate::image::Image;
 use crate::state_machine::{Members, Position};
 
-pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<RaftTypes, Image>;
+/// For how long an image can be gone on with, on either side.
+pub(crate) const RESUMABLE: Duration = Duration::from_mins(1);
+
+/// An image, with a number that tells it from others of its group.
+#[derive(Debug)]
+pub(crate) struct NumberedImage {
+    pub(crate) number: u64,
+    pub(crate) image: Image,
+}
+
+pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<RaftTypes, NumberedImage>;
 
 /// The members that a configuration of openraft's means.
 fn members(membership: &Membership) -> Members {
@@ -47,6 +58,12 @@ fn log_id(at: Position) -> LogId {
 
 fn position(log_id: &LogId) -> Position {
     Position { term: log_id.committed_leader_id().term, index: log_id.index }
+}
+
+fn snapshot(progress: &Progress, image: Image, number: u64) -> io::Result<RaftSnapshot> {
+    let (last_log_id, last_membership) = applied(progress)?;
+    let meta = SnapshotMeta { last_log_id, last_membership };
+    Ok(Snapshot { meta, snapshot: NumberedImage { number, image } })
 }
 
 /// Raft's memo: the members, and the entry that made them so.
@@ -78,19 +95,58 @@ pub fn death(group: TabletId, batch: &mut WriteBatch) {
     feed::forget(group, batch);
 }
 
+/// An image that is on its way to followers, and its number.
+#[derive(Clone, Debug)]
+struct Shipped {
+    number: u64,
+    progress: Progress,
+    image: Image,
+}
+
 /// A group's state machine as openraft drives it.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     env: Env,
     applier: Arc<Applier>,
+    logs: LogStore,
     pulse: Arc<Pulse>,
+    shipped: Arc<Mutex<Option<Shipped>>>,
 }
 
 impl Machine {
-    pub(crate) fn new(env: Env, applier: Applier, pulse: Arc<Pulse>) -> Self {
-        let machine = Self { env, applier: Arc::new(applier), pulse };
+    pub(crate) fn new(env: Env, applier: Applier, logs: LogStore, pulse: Arc<Pulse>) -> Self {
+        let shipped = Arc::default();
+        let machine = Self { env, applier: Arc::new(applier), logs, pulse, shipped };
         machine.say_applied();
         machine
+    }
+
+    fn shipped(&self) -> MutexGuard<'_, Option<Shipped>> {
+        self.shipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image to ship to followers: the last one, while the log goes on from it and it isn't too
+    /// old, lest a follower that was interrupted begin anew.
+    async fn image_to_ship(&self) -> io::Result<Shipped> {
+        let purged = self.logs.purged(self.applier.group()).unwrap_or(0);
+        let last = self.shipped().clone();
+        let goes_on = |last: &Shipped| last.progress.at.is_some_and(|at| at.index >= purged);
+        if let Some(last) = last.filter(goes_on) {
+            return Ok(last);
+        }
+        let (progress, image) = self.applier.image().await?;
+        let shipped = Shipped { number: self.env.random(), progress, image };
+        *self.shipped() = Some(shipped.clone());
+        // It keeps pages of the data file from being used again.
+        let (machine, number) = (self.clone(), shipped.number);
+        self.env.spawn(async move {
+            machine.env.sleep(RESUMABLE).await;
+            let mut shipped = machine.shipped();
+            if shipped.as_ref().is_some_and(|shipped| shipped.number == number) {
+                *shipped = None;
+            }
+        });
+        Ok(shipped)
     }
 
     fn say_applied(&self) {
@@ -99,7 +155,7 @@ impl Machine {
 }
 
 impl RaftStateMachine<RaftTypes> for Machine {
-    type SnapshotData = Image;
+    type SnapshotData = NumberedImage;
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -143,31 +199,31 @@ impl RaftStateMachine<RaftTypes> for Machine {
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        image: Image,
+        image: NumberedImage,
     ) -> Result<(), io::Error> {
         let memo = encode(&meta.last_membership)?.to_vec();
         let progress = Progress { at: meta.last_log_id.as_ref().map(position), memo };
-        self.applier.install(progress, image).await?;
+        self.applier.install(progress, image.image).await?;
         self.say_applied();
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        match self.applier.progress().at {
-            Some(_) => self.build_snapshot().await.map(Some),
-            None => Ok(None),
+        if self.applier.progress().at.is_none() {
+            return Ok(None);
         }
+        let Shipped { number, progress, image } = self.image_to_ship().await?;
+        snapshot(&progress, image, number).map(Some)
     }
 }
 
 impl RaftSnapshotBuilder<RaftTypes> for Machine {
-    type SnapshotData = Image;
+    type SnapshotData = NumberedImage;
 
-    /// A consistent view of the data file at the position that it itself names.
+    /// A consistent view of the data file at the position that it itself names. Nobody is sent this
+    /// one: it is taken to purge the log.
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let (progress, image) = self.applier.image().await?;
-        let (last_log_id, last_membership) = applied(&progress)?;
-        let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(Snapshot { meta, snapshot: image })
+        snapshot(&progress, image, 0)
     }
 }

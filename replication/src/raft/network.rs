@@ -28,11 +28,10 @@ use serde::{Deserialize, Serialize};
 
 use super::heart::{Heart, Pulse};
 use super::liveness::Epoch;
-use super::machine::RaftSnapshot;
+use super::machine::{NumberedImage, RaftSnapshot};
 use super::timing::Timing;
 use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote};
 use crate::codec::{decode, encode};
-use crate::image::Image;
 use crate::net::{Incoming, NetError, Outgoing, Transport};
 
 /// The name of the service that carries Raft's messages.
@@ -57,8 +56,17 @@ pub(crate) enum Call {
 /// The first message of a stream says what it is for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Opening {
-    Append { group: TabletId },
-    Snapshot { group: TabletId, vote: Vote, meta: SnapshotMeta },
+    Append {
+        group: TabletId,
+    },
+    /// An image; `number` tells it from others. The answer says how many of its chunks are there
+    /// already.
+    Snapshot {
+        group: TabletId,
+        vote: Vote,
+        meta: SnapshotMeta,
+        number: u64,
+    },
 }
 
 /// Makes a group's connections to its other replicas.
@@ -123,7 +131,7 @@ impl Connection {
 }
 
 impl RaftNetworkV2<RaftTypes> for Connection {
-    type SnapshotData = Image;
+    type SnapshotData = NumberedImage;
 
     async fn append_entries(
         &mut self,
@@ -216,18 +224,19 @@ impl Connection {
         snapshot: RaftSnapshot,
     ) -> Result<SnapshotResponse<RaftTypes>, RpcError> {
         let group = self.network.group;
-        let opening = Opening::Snapshot { group, vote, meta: snapshot.meta };
+        let NumberedImage { number, image } = snapshot.snapshot;
+        let opening = Opening::Snapshot { group, vote, meta: snapshot.meta, number };
         let (outgoing, mut incoming) = self.open(&opening).await?;
-        for chunk in snapshot.snapshot.chunks() {
+        let held: u64 = received(incoming.next().await)?;
+        for (place, chunk) in (0_u64..).zip(image.chunks()) {
             let chunk = chunk.map_err(|error| broken(&error))?;
+            if place < held {
+                continue;
+            }
             outgoing.send(chunk).await.map_err(|error| unreachable(&error))?;
         }
         drop(outgoing);
-        match incoming.next().await {
-            Some(Ok(answer)) => decode(&answer).map_err(|error| broken(&error)),
-            Some(Err(error)) => Err(unreachable(&error)),
-            None => Err(closed()),
-        }
+        received(incoming.next().await)
     }
 }
 
@@ -324,9 +333,7 @@ where
     }
 }
 
-fn received(
-    answer: Option<Result<Bytes, NetError>>,
-) -> Result<StreamAppendResult<RaftTypes>, RpcError> {
+fn received<T: DeserializeOwned>(answer: Option<Result<Bytes, NetError>>) -> Result<T, RpcError> {
     match answer {
         Some(Ok(answer)) => decode(&answer).map_err(|error| broken(&error)),
         Some(Err(error)) => Err(unreachable(&error)),

@@ -1,19 +1,22 @@
 //! What a node does with Raft's messages.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use meridian_storage::{NodeId, TabletId};
+use meridian_truetime::{Env, EnvironmentExt};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 use openraft::storage::Snapshot;
 
 use super::heart::Heart;
 use super::host::{Replicas, lock};
+use super::machine::{NumberedImage, RESUMABLE};
 use super::network::{Call, Opening, answer};
 use super::replica::Replica;
-use super::types::{RaftTypes, SnapshotMeta, Vote};
+use super::types::RaftTypes;
 use crate::codec::decode;
 use crate::image::Image;
 use crate::net::{Incoming, Outgoing, Service, ServiceError};
@@ -22,15 +25,20 @@ use crate::net::{Incoming, Outgoing, Service, ServiceError};
 pub(crate) struct RaftService {
     replicas: Arc<Replicas>,
     heart: Arc<Heart>,
+    env: Env,
+    partial: Arc<Mutex<Partial>>,
 }
+
+/// Images that were interrupted, for a while: their numbers, and the chunks that arrived.
+type Partial = BTreeMap<TabletId, (u64, Vec<Bytes>)>;
 
 fn malformed(error: impl std::fmt::Display) -> ServiceError {
     ServiceError::new(error)
 }
 
 impl RaftService {
-    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>) -> Self {
-        Self { replicas, heart }
+    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>, env: Env) -> Self {
+        Self { replicas, heart, env, partial: Arc::default() }
     }
 
     fn replica(&self, group: TabletId) -> Result<Replica, ServiceError> {
@@ -85,8 +93,12 @@ impl Service for RaftService {
         let Some(header) = incoming.next().await else { return Ok(()) };
         match decode(&header.map_err(malformed)?).map_err(malformed)? {
             Opening::Append { group } => append(&self.replica(group)?, incoming, outgoing).await,
-            Opening::Snapshot { group, vote, meta } => {
-                install(&self.replica(group)?, vote, meta, incoming, outgoing).await
+            Opening::Snapshot { group, vote, meta, number } => {
+                let replica = self.replica(group)?;
+                let image = self.receive(&replica, number, incoming, &outgoing).await?;
+                let snapshot = Snapshot { meta, snapshot: NumberedImage { number, image } };
+                let installed = replica.raft.install_full_snapshot(vote, snapshot).await;
+                outgoing.send(answer(&installed.map_err(malformed)?)?).await.map_err(malformed)
             }
         }
     }
@@ -118,25 +130,54 @@ async fn append(
     Ok(())
 }
 
-/// Receives a snapshot whole and installs it.
-async fn install(
-    replica: &Replica,
-    vote: Vote,
-    meta: SnapshotMeta,
-    mut incoming: Incoming,
-    outgoing: Outgoing,
-) -> Result<(), ServiceError> {
-    let mut chunks = Vec::new();
-    while let Some(chunk) = incoming.next().await {
-        let chunk = chunk.map_err(malformed)?;
-        if chunks.is_empty() {
-            // Whoever still has these rows here must give them up first; the leader tries again.
-            let records = Image::records_of(&chunk).map_err(malformed)?;
-            replica.machine.offered(&records).map_err(malformed)?;
-        }
-        chunks.push(chunk);
+impl RaftService {
+    fn partial(&self) -> MutexGuard<'_, Partial> {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let snapshot = Snapshot { meta, snapshot: Image::Received(chunks) };
-    let result = replica.raft.install_full_snapshot(vote, snapshot).await.map_err(malformed)?;
-    outgoing.send(answer(&result)?).await.map_err(malformed)
+
+    /// Receives an image whole. Where the stream breaks, what has arrived is kept for the next
+    /// attempt.
+    async fn receive(
+        &self,
+        replica: &Replica,
+        number: u64,
+        mut incoming: Incoming,
+        outgoing: &Outgoing,
+    ) -> Result<Image, ServiceError> {
+        let group = replica.group;
+        let partial = self.partial().remove(&group).filter(|(of, _)| *of == number);
+        let mut chunks = partial.map(|(_, chunks)| chunks).unwrap_or_default();
+        if !chunks.is_empty() {
+            tracing::info!(tablet = %group, chunks = chunks.len(), "goes on with an image");
+        }
+        outgoing.send(answer(&(chunks.len() as u64))?).await.map_err(malformed)?;
+        let broken = loop {
+            match incoming.next().await {
+                Some(Ok(chunk)) => {
+                    if chunks.is_empty() {
+                        // Whoever still has these rows here must give them up first; the leader
+                        // tries again.
+                        let records = Image::records_of(&chunk).map_err(malformed)?;
+                        replica.machine.offered(&records).map_err(malformed)?;
+                    }
+                    chunks.push(chunk);
+                }
+                Some(Err(error)) => break malformed(error),
+                None if chunks.last().is_some_and(|last| Image::ends_with(last)) => {
+                    return Ok(Image::Received(chunks));
+                }
+                None => break ServiceError::new("an image ends too early"),
+            }
+        };
+        self.partial().insert(group, (number, chunks));
+        let (env, partial) = (Arc::clone(&self.env), Arc::clone(&self.partial));
+        self.env.spawn(async move {
+            env.sleep(RESUMABLE).await;
+            let mut partial = partial.lock().unwrap_or_else(PoisonError::into_inner);
+            if partial.get(&group).is_some_and(|(of, _)| *of == number) {
+                partial.remove(&group);
+            }
+        });
+        Err(broken)
+    }
 }
