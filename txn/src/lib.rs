@@ -25,6 +25,7 @@ mod node;
 pub mod oracle;
 mod placement;
 mod reconcile;
+pub mod rest;
 mod service;
 mod tablet;
 mod tend;
