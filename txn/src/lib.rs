@@ -22,6 +22,7 @@ mod error;
 mod gateway;
 mod holdings;
 mod node;
+mod once;
 pub mod oracle;
 mod placement;
 mod reconcile;
