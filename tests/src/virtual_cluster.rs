@@ -17,7 +17,22 @@ use meridian_truetime::{ClockSettings, World};
 /// When it doesn't start: a test's cluster has to.
 pub async fn start(world: World, topology: &str, epsilon: Duration) -> Arc<Cluster> {
     let topology = Topology::load(topology).expect("a shipped topology");
-    let nodes = (1..).zip(0..topology.regions().len());
+    let nodes = topology.regions().len();
+    start_nodes(world, topology, nodes, epsilon).await
+}
+
+/// The same with so many nodes, spread over the regions in turn.
+///
+/// # Panics
+/// When it doesn't start.
+pub async fn start_nodes(
+    world: World,
+    topology: Topology,
+    nodes: usize,
+    epsilon: Duration,
+) -> Arc<Cluster> {
+    let regions = (0..topology.regions().len()).cycle();
+    let nodes = (1..).zip(regions).take(nodes);
     let options = ClusterOptions {
         nodes: nodes.map(|(number, region)| NodeConfig { number, region, port: 0 }).collect(),
         topology,

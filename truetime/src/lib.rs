@@ -5,6 +5,7 @@ pub mod entropy;
 pub mod env;
 mod gate;
 pub mod interval;
+pub mod seeds;
 mod timer;
 pub mod timestamp;
 pub mod wait;

@@ -207,6 +207,14 @@ impl Command {
 /// What applying a [`Command`] came to; the same on every replica.
 pub(crate) type Outcome = Result<Timestamp, TxnError>;
 
+/// A request as it crosses the network.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Message {
+    /// Of a request that must not take effect twice.
+    pub(crate) number: Option<u64>,
+    pub(crate) request: Request,
+}
+
 /// A request to the node that a tablet's replica is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use search::Search;
 
 use crate::command::{
-    Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest, decode, encode,
+    Message, Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest,
+    decode, encode,
 };
 use crate::directory::{DirectoryRow, SYSTEM_TABLET};
 use crate::error::{TxnError, not_executed};
@@ -114,7 +115,8 @@ impl Node {
                 }),
             };
         }
-        let message = encode(&request)?;
+        let number = (effect == Effect::Once).then(|| self.env().random());
+        let message = encode(&Message { number, request })?;
         let answer = self.transport().call(node, SERVICE, message.into(), ANSWER).await;
         match answer {
             Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,

@@ -17,6 +17,7 @@ use crate::command::ReadAt;
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
 use crate::holdings::Holdings;
+use crate::once::Once;
 use crate::placement::{Current, allocate};
 use crate::service::{SERVICE, TabletService};
 use crate::tablet::{
@@ -78,6 +79,7 @@ pub struct Node {
     /// One replica is opened or removed at a time.
     opening: tokio::sync::Mutex<()>,
     holdings: Arc<Holdings>,
+    pub(crate) once: Once,
     /// Told by the replicas' state machines.
     events: UnboundedSender<Event>,
     /// Tablets that somebody sees to at present.
@@ -140,6 +142,7 @@ impl Node {
             leader_hints: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
             holdings: Arc::default(),
+            once: Once::default(),
             events,
             tending: Mutex::default(),
         });

@@ -12,10 +12,11 @@ use meridian_truetime::{EnvironmentExt, Timestamp, Work};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{
-    Command, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode,
+    Command, Message, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode,
 };
 use crate::error::TxnError;
 use crate::node::Node;
+use crate::once::Turn;
 
 /// The name of the service.
 pub(crate) const SERVICE: &str = "tablet";
@@ -54,14 +55,27 @@ pub(crate) struct TabletService(pub(crate) Weak<Node>);
 
 #[async_trait]
 impl Service for TabletService {
-    async fn call(&self, _from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
+    async fn call(&self, from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
         let Some(node) = self.0.upgrade() else {
             return Err(ServiceError::new("the node has stopped"));
         };
-        let request: Request = decode(&request).map_err(ServiceError::new)?;
+        let Message { number, request } = decode(&request).map_err(ServiceError::new)?;
         node.env().work(Work::Request).await;
-        let answer = node.env().timeout(PATIENCE, node.serve(request));
-        answer.await.map_err(|_| ServiceError::new("not served in time"))
+        let late = || ServiceError::new("not served in time");
+        let turn = number.map(|number| node.once.begin((from, number), node.env().moment()));
+        let tell = match turn {
+            None => None,
+            Some(Turn::First(tell)) => Some(tell),
+            Some(Turn::Copy(mut answer)) => {
+                let answer = answer.wait_for(Option::is_some).await.map_err(|_| late())?;
+                return answer.clone().ok_or_else(late);
+            }
+        };
+        let answer = node.env().timeout(PATIENCE, node.serve(request)).await.map_err(|_| late())?;
+        if let Some(tell) = tell {
+            tell.send_replace(Some(answer.clone()));
+        }
+        Ok(answer)
     }
 }
 

@@ -158,16 +158,24 @@ async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
     };
     let versions = rows.iter().map(|row| row.as_ref().map(|row| row.ts));
     let reads = ReadSet { at, keys: keys.into_iter().zip(versions).collect(), ranges: Vec::new() };
-    let mutation = if gone { directory_delete(id)? } else { directory_put(&state.descriptor)? };
+    let mut mutations =
+        vec![if gone { directory_delete(id)? } else { directory_put(&state.descriptor)? }];
+    let mut learned = vec![DirectoryRow::Live(state.descriptor.clone())];
+    // Who drove a merge may have crashed, with all that was left of the right tablet, before the
+    // directory was told.
+    for absorbed in state.absorbed.iter().filter(|other| !node.directory().is_gone(**other)) {
+        mutations.push(directory_gone(*absorbed, Some(id))?);
+        learned.push(DirectoryRow::Gone { tablet: *absorbed, into: Some(id) });
+    }
     if !(gone && own.is_some()) {
-        node.write_system(reads, vec![mutation]).await?;
+        node.write_system(reads, mutations).await?;
     }
     if gone {
         tracing::info!(tablet = %id, "its table was dropped");
         tablet.command(Command::Retire).await?;
         node.directory().learn([own.unwrap_or(DirectoryRow::Gone { tablet: id, into: None })]);
     } else {
-        node.directory().learn([DirectoryRow::Live(state.descriptor.clone())]);
+        node.directory().learn(learned);
         tablet.set_entered(state.descriptor.generation);
     }
     Ok(())

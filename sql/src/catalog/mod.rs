@@ -15,7 +15,7 @@ pub(crate) mod store;
 
 pub use model::{CatalogSnapshot, ColumnInfo, Interleaved, OnDelete, TableInfo};
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use meridian_truetime::Timestamp;
 
@@ -37,19 +37,21 @@ struct Current {
     read_at: Timestamp,
     /// Counts the refreshes that have begun.
     begun: u64,
+    /// The latest of them that has succeeded.
+    succeeded: u64,
 }
 
 impl Catalog {
     pub(crate) fn new(tablets: Arc<dyn Tablets>) -> Self {
         let snapshot = Arc::new(CatalogSnapshot::new(0, bootstrap::tables()));
-        let current = RwLock::new(Current { snapshot, read_at: Timestamp::MIN, begun: 0 });
+        let current =
+            RwLock::new(Current { snapshot, read_at: Timestamp::MIN, begun: 0, succeeded: 0 });
         Self { tablets, current, refreshing: tokio::sync::Mutex::default() }
     }
 
     /// The present snapshot.
     pub(crate) fn snapshot(&self) -> Arc<CatalogSnapshot> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&current.snapshot)
+        Arc::clone(&self.current().snapshot)
     }
 
     /// Reads the catalog at the system tablet's leader: what this answers holds everything that
@@ -58,20 +60,21 @@ impl Catalog {
     /// # Errors
     /// When the system tablet can't be read.
     pub(crate) async fn refresh(&self) -> Result<Arc<CatalogSnapshot>, SqlError> {
-        let called_at = self.begun();
+        let called_at = self.current().begun;
         let _turn = self.refreshing.lock().await;
-        // A refresh that began after this call serves it as well.
-        if self.begun() > called_at + 1 {
-            return Ok(self.snapshot());
-        }
-        let min = {
+        let (number, min) = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            // A refresh that began after this call serves it as well, unless it failed.
+            if current.succeeded > called_at {
+                return Ok(Arc::clone(&current.snapshot));
+            }
             current.begun += 1;
-            current.read_at
+            (current.begun, current.read_at)
         };
         let (read_at, tables) = store::read(self.tablets.as_ref(), min).await?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.read_at = current.read_at.max(read_at);
+        current.succeeded = number;
         if current.snapshot.tables != tables {
             let version = current.snapshot.version + 1;
             current.snapshot = Arc::new(CatalogSnapshot::new(version, tables));
@@ -79,7 +82,7 @@ impl Catalog {
         Ok(Arc::clone(&current.snapshot))
     }
 
-    fn begun(&self) -> u64 {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).begun
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -45,8 +45,9 @@ pub(crate) async fn create_table(
         TableInfo { id: 0, schema, name, version, root, interleaved, columns, primary_key };
     let mut pause = PAUSE;
     for _ in 0..ATTEMPTS {
-        if matches!(place, Place::Below(..)) {
-            // What is said of the parent has to hold now.
+        if matches!(place, Place::Below(..)) || taken(session, &table) {
+            // What is said of the parent has to hold now, and another gateway may have dropped what
+            // has the name.
             session.engine().catalog.refresh().await?;
         }
         if taken(session, &table) {

@@ -1,6 +1,7 @@
 //! What crosses crates. One binary, because linking it takes longer than running most of it.
 
 mod bad_input;
+mod chaos;
 mod crash;
 mod faults;
 mod front_door;

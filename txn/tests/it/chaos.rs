@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meridian_storage::NodeId;
-use meridian_truetime::{Env, EnvironmentExt};
+use meridian_truetime::{Env, EnvironmentExt, seeds};
 use meridian_txn::{Node, PlacementChange, TxnError, table_range};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
@@ -232,16 +232,11 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
     })
 }
 
-/// A fixed set; with `MERIDIAN_SEEDS=from..to` any other.
 #[test]
 fn tablets_change_under_faults_and_nothing_is_lost() {
-    let seeds = std::env::var("MERIDIAN_SEEDS").unwrap_or_else(|_| "0..8".to_owned());
-    let (from, to) = seeds.split_once("..").expect("MERIDIAN_SEEDS=from..to");
-    let number = |text: &str| text.parse::<u64>().expect("a number");
-    for seed in number(from)..number(to) {
-        println!("seed {seed}");
-        let (_, writes, reads) = history(seed, 30);
-        println!("seed {seed}: {writes} writes, {reads} reads");
-        assert!(writes > 50 && reads > 5, "seed {seed}: {writes} writes, {reads} reads");
-    }
+    seeds::run("chaos::tablets_change_under_faults_and_nothing_is_lost", 0..8, |seed| {
+        let (hash, writes, reads) = history(seed, 30);
+        assert!(writes > 50 && reads > 5, "{writes} writes, {reads} reads");
+        format!("{writes} writes, {reads} reads, trace {hash:016x}")
+    });
 }

@@ -149,10 +149,6 @@ impl Cluster {
         Arc::clone(&self.lock()[&number].node)
     }
 
-    pub fn storage(&self, number: u64) -> Storage {
-        self.lock()[&number].storage.clone()
-    }
-
     /// The numbers of the nodes that run.
     pub fn running(&self) -> Vec<u64> {
         self.lock().keys().copied().collect()

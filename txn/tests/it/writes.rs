@@ -54,6 +54,22 @@ fn a_write_keeps_those_of_an_older_schema_out() {
     });
 }
 
+/// What a network that duplicates makes of one write: its copy conflicts with it, and must not be
+/// what the gateway hears.
+#[test]
+fn a_write_that_arrives_twice_takes_effect_once() {
+    run(1, "local", Duration::from_millis(2), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(2);
+        cluster.network.update_link(node.id(), cluster.node(1).id(), |link| {
+            link.duplication = 1.0;
+        });
+        for k in 0..20 {
+            node.write(insert(k, "x")).await.expect("inserted");
+        }
+    });
+}
+
 #[test]
 fn refused_writes_change_nothing() {
     run(1, "local", Duration::from_millis(2), |cluster| async move {

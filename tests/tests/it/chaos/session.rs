@@ -1,0 +1,118 @@
+//! Sessions of one client: at some node that runs, until that is gone or the client moves on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use meridian_lab::{Client, ClientError, Outcome, Reply};
+use meridian_server::cluster::Cluster;
+use meridian_server::lab::SessionClient;
+use meridian_tests::virtual_cluster::session;
+use meridian_truetime::{Env, EnvironmentExt, Moment};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::sync::oneshot;
+
+/// A client is gone after this: a paused node would keep it longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many statements a session has on average before its client connects anew, elsewhere.
+const STATEMENTS: f64 = 8.0;
+
+pub struct Sessions {
+    cluster: Arc<Cluster>,
+    env: Env,
+    rng: StdRng,
+    /// Where to connect, if not anywhere.
+    node: Option<u64>,
+    open: Option<(u64, Env, SessionClient)>,
+}
+
+impl Sessions {
+    pub fn new(cluster: Arc<Cluster>, env: Env) -> Self {
+        let rng = env.fork_rng();
+        Self { cluster, env, rng, node: None, open: None }
+    }
+
+    /// Sessions at one node.
+    pub fn at(cluster: Arc<Cluster>, env: Env, node: u64) -> Self {
+        Self { node: Some(node), ..Self::new(cluster, env) }
+    }
+
+    /// A node that runs, its environment, and an open session there.
+    fn connect(&mut self) -> Option<(u64, Env, SessionClient)> {
+        let leaves = self.node.is_none() && self.rng.random_bool(1.0 / STATEMENTS);
+        if let Some((node, env, client)) = self.open.take().filter(|_| !leaves) {
+            // Started again, the node knows nothing of its old sessions.
+            if self.cluster.env(node).is_some_and(|now| Arc::ptr_eq(&now, &env)) {
+                return Some((node, env, client));
+            }
+        }
+        let numbers = self.cluster.numbers().into_iter();
+        let running: Vec<u64> = numbers.filter(|n| self.cluster.node(*n).is_some()).collect();
+        let any = *running.get(self.rng.random_range(0..running.len().max(1)))?;
+        let node = self.node.unwrap_or(any);
+        Some((node, self.cluster.env(node)?, session(&self.cluster, node)))
+    }
+
+    /// Runs a statement as the node's server does: in a task of that node, which ends with it, and
+    /// when the client goes away.
+    ///
+    /// # Errors
+    /// What a client is told, and `08006` when the node or the client's patience came to an end.
+    ///
+    /// # Panics
+    /// When a client must not be told that.
+    pub async fn run(&mut self, sql: &str) -> Result<Reply, ClientError> {
+        let began = self.env.moment();
+        let Some((node, env, client)) = self.connect() else {
+            return Err(ClientError::new("57P03", "no node runs"));
+        };
+        let result = self.run_at(node, env, client, sql).await;
+        let at = |moment: Moment| moment.since(Moment::START).as_secs_f64();
+        let outcome = match &result {
+            Ok(reply) => format!("{} {}", reply.tag, reply.rows.len()),
+            Err(error) => error.to_string(),
+        };
+        let (began, ended) = (at(began), at(self.env.moment()));
+        // Shown when the seed fails.
+        println!("{began:9.4} to {ended:9.4} at {node}: {sql}: {outcome}");
+        let defect = result.as_ref().is_err_and(|error| error.sqlstate.starts_with("XX"));
+        assert!(!defect, "{sql}: {outcome}");
+        result
+    }
+
+    async fn run_at(
+        &mut self,
+        node: u64,
+        env: Env,
+        mut client: SessionClient,
+        sql: &str,
+    ) -> Result<Reply, ClientError> {
+        let (mut tell, hear) = oneshot::channel();
+        let text = sql.to_owned();
+        env.spawn(async move {
+            let result = {
+                let gone = std::pin::pin!(tell.closed());
+                match select(gone, client.execute(&text)).await {
+                    Either::Left(_) => return,
+                    Either::Right((result, _)) => result,
+                }
+            };
+            let _ = tell.send((client, result));
+        });
+        match self.env.timeout(PATIENCE, hear).await {
+            Ok(Ok((client, result))) => {
+                self.open = Some((node, env, client));
+                result
+            }
+            Ok(Err(_)) => Err(ClientError::new("08006", "the node is gone")),
+            Err(_) => Err(ClientError::new("08006", "the client lost patience")),
+        }
+    }
+}
+
+/// Whether faults explain that error: the client is to try again, or nobody knows.
+pub fn is_fault(error: &ClientError) -> bool {
+    error.outcome != Outcome::Failed || error.sqlstate == "57P01"
+}
