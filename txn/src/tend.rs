@@ -114,6 +114,17 @@ async fn round(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
 /// Enters the descriptor into the directory, unless that knows it, or a newer one. A tablet that is
 /// gone there is retired.
 async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), TxnError> {
+    loop {
+        match try_to_enter(node, tablet, state).await {
+            // A tablet that was just split off and its parent enter each other's way; until both
+            // are there, whoever reads the directory finds a gap.
+            Err(TxnError::Conflict) => {}
+            done => return done,
+        }
+    }
+}
+
+async fn try_to_enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), TxnError> {
     let id = state.descriptor.id;
     if tablet.entered() >= Some(state.descriptor.generation) {
         return Ok(());
