@@ -66,6 +66,7 @@ pub(crate) fn system_tablet(voters: Vec<NodeId>) -> TabletDescriptor {
             start: Vec::new(),
             end: Some(KeyBuilder::new().table(FIRST_USER_TABLE).finish()),
         },
+        sticky: false,
         root_key: Vec::new(),
         placement: Placement {
             voters: u8::try_from(voters.len()).unwrap_or(u8::MAX),

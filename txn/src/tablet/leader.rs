@@ -12,6 +12,8 @@ use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_aft
 use tokio::sync::{oneshot, watch};
 
 use super::machine::TabletMachine;
+use crate::autosplit::Standing;
+use crate::autosplit::load::Meter;
 use crate::command::{Absorb, Command, Outcome, ReadAt, WriteRequest, decode, encode};
 use crate::error::TxnError;
 use crate::oracle::Oracle;
@@ -82,6 +84,7 @@ struct Inner {
     /// Promised to readers by the leader of the tablet that this one was split from, when that was
     /// on this node: the first leadership here assigns nothing at or below it.
     inherited: Timestamp,
+    meter: Meter,
     /// The generation that this node is sure the directory has.
     entered: Mutex<Option<Generation>>,
     leadership: watch::Sender<Option<Arc<Leadership>>>,
@@ -113,6 +116,7 @@ impl Tablet {
             machine,
             opened_as,
             inherited,
+            meter: Meter::default(),
             entered: Mutex::default(),
             leadership,
         });
@@ -132,6 +136,11 @@ impl Tablet {
 
     pub(crate) fn machine(&self) -> &TabletMachine {
         &self.inner.machine
+    }
+
+    /// Counts the requests that are served here.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.inner.meter
     }
 
     /// The tablet's descriptor as this replica has it, or as it was told.
@@ -262,6 +271,7 @@ impl Tablet {
             }
         }
         inner.machine.check(range)?;
+        inner.meter.count(|| range.clone());
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -301,6 +311,18 @@ impl Tablet {
         }
     }
 
+    /// The present descriptor, and how large and how hot the tablet is.
+    pub(crate) async fn measured(&self) -> Result<(TabletDescriptor, Standing), TxnError> {
+        let (descriptor, _) = self.describe().await?;
+        match self.inner.meter.standing() {
+            Some(standing) => Ok((descriptor, standing)),
+            None => Err(TxnError::Unavailable {
+                tablet: self.inner.id,
+                reason: "it was not measured yet".to_owned(),
+            }),
+        }
+    }
+
     /// Validates and carries out a write; answers when it is visible.
     ///
     /// The write goes on when the caller stops waiting: what was handed to the log can't be called
@@ -323,6 +345,7 @@ impl Tablet {
     async fn write_through(&self, request: WriteRequest) -> Outcome {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
+        inner.meter.count(|| request.span());
         let after = request.after.next();
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;
