@@ -85,7 +85,8 @@ impl Node {
             let Some(request) = request(&descriptor)? else { return Ok(descriptor) };
             match self.ask_leader::<Timestamp>(descriptor.id, request, Effect::Repeatable).await {
                 Ok(_) => return Ok(descriptor),
-                Err(error @ TxnError::Moved { .. }) => {
+                // Or absorbed meanwhile; if its table is gone, the key has no tablet at all.
+                Err(error @ (TxnError::Moved { .. } | TxnError::NoSuchTablet { .. })) => {
                     self.pause(PAUSE.0, deadline, error).await?;
                 }
                 Err(error) => return Err(error),
@@ -133,8 +134,11 @@ impl Node {
             let descriptor = self.tablet_of(key).await?;
             if descriptor.range.start == key {
                 let confirm = Request::Confirm { tablet: descriptor.id };
-                self.ask_leader::<()>(descriptor.id, confirm, Effect::Repeatable).await?;
-                return Ok(descriptor.id);
+                match self.ask_leader::<()>(descriptor.id, confirm, Effect::Repeatable).await {
+                    Ok(()) => return Ok(descriptor.id),
+                    Err(TxnError::NoSuchTablet { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
             // This node's copy of the directory is older than the split.
             self.refresh_directory().await?;
