@@ -3,8 +3,8 @@
 //! # What is decided, and by whom
 //!
 //! A tablet's leader looks at it about once a second: how many bytes it has, and how many requests
-//! per second it was asked over a window. From that alone, and from nothing that another node would
-//! have to be asked for, the [`Policy`] decides:
+//! per second it was asked over a window. From that the [`Policy`] decides. Nobody else is asked but,
+//! before a merge, the neighbour's leader.
 //!
 //! ```text
 //!   bytes                                            requests per second
@@ -56,6 +56,9 @@
 //! Old versions count, and until they are collected a tablet never shrinks.
 //!
 //! A new leader counts the tablet's bytes by reading it, in slices of about a mebibyte.
+//!
+//! A statement can't write to several tablets yet, so one that writes to several directories may be
+//! refused once they are in different tablets.
 //!
 //! Splitting by load spreads requests over tablets, not over nodes: the halves stay where the whole
 //! was. It helps where a tablet's log is the bottleneck; replicas are moved by hand.
@@ -244,9 +247,13 @@ impl Policy {
         self.load_again.replace(again).is_none()
     }
 
-    /// The right neighbour was looked at.
-    pub(crate) fn looked_right(&mut self, now: Moment) {
-        self.merge_again = now.plus(self.options.merge_after.unwrap_or_default());
+    /// The right neighbour was looked at: if it answered, when it will have been cold for long
+    /// enough, it may be worth another look.
+    pub(crate) fn looked_right(&mut self, now: Moment, right: Option<&Standing>) {
+        let after = self.options.merge_after.unwrap_or_default();
+        let missing = right.map(|right| after.saturating_sub(right.cold_for));
+        let again = missing.filter(|missing| !missing.is_zero());
+        self.merge_again = now.plus(again.unwrap_or(after));
     }
 
     /// What was decided could not be done.
@@ -356,12 +363,18 @@ mod tests {
         right.after(0, 8 * MIB, 313.0);
         right.after(60, 8 * MIB, 300.0);
         assert!(!left.policy.may_merge(&left.standing, &right.standing));
+        right.after(100, 8 * MIB, 300.0);
+        assert!(!left.policy.may_merge(&left.standing, &right.standing));
         // So the left one doesn't ask every second.
-        left.policy.looked_right(left.now);
-        assert_eq!(left.after(60, 7 * MIB, 100.0), Decision::Nothing);
-        assert_eq!(left.after(240, 7 * MIB, 100.0), Decision::Merge);
-        right.after(300, 8 * MIB, 300.0);
+        left.policy.looked_right(left.now, Some(&right.standing));
+        assert_eq!(left.after(199, 7 * MIB, 100.0), Decision::Nothing);
+        assert_eq!(left.after(1, 7 * MIB, 100.0), Decision::Merge);
+        right.after(200, 8 * MIB, 300.0);
         assert!(left.policy.may_merge(&left.standing, &right.standing));
+        // It can't be had: for the left one that is no news every second, either.
+        left.policy.looked_right(left.now, Some(&right.standing));
+        assert_eq!(left.after(299, 7 * MIB, 100.0), Decision::Nothing);
+        assert_eq!(left.after(1, 7 * MIB, 100.0), Decision::Merge);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One task of a node looks after all tablets that it leads.
 //!
 //! A tablet that nothing has happened to costs a look at two counters. One after the other is
-//! measured, split and merged, which is limit enough to how much of that goes on at a time.
+//! measured and split, and one at most is merged in a round, which is limit enough to how much of
+//! that goes on at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use meridian_replication::{Generation, TabletDescriptor};
 use meridian_storage::{KeyRange, TabletId};
-use meridian_truetime::{EnvironmentExt, Timestamp, Work};
+use meridian_truetime::{Elapsed, EnvironmentExt, Timestamp, Work};
 
 use super::load::{Balance, Rate};
 use super::middle::{Middle, directory_of};
@@ -32,7 +33,7 @@ const SLICES: u32 = 256;
 /// So many bytes are read at a time.
 const SLICE: u64 = 1 << 20;
 
-/// How long a tablet's log may take to split it.
+/// How long a tablet's log may take to split it, or a neighbour to be asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is remembered of a tablet while this node leads it and its range stays the same.
@@ -54,14 +55,15 @@ pub(crate) async fn run(node: Weak<Node>, options: SplitOptions) {
         let Some(node) = node.upgrade() else { return };
         let pause = node.env().sleep(INTERVAL);
         let tablets = node.open_tablets();
-        watched.retain(|id, _| tablets.iter().any(|tablet| tablet.id() == *id));
+        watched.retain(|id, _| tablets.binary_search_by_key(id, Tablet::id).is_ok());
+        // Neighbours may not answer, and there may be many.
+        let mut may_merge = true;
         for tablet in tablets {
-            let looked = look(&node, &tablet, &options, &mut watched).await;
-            if let Err(error) = looked {
-                tracing::debug!(tablet = %tablet.id(), %error, "was not split or merged");
-                if let Some(watched) = watched.get_mut(&tablet.id()) {
-                    watched.policy.failed(node.env().moment());
-                }
+            let id = tablet.id();
+            let looked = look(&node, &tablet, &options, &mut watched, &mut may_merge).await;
+            if let (Err(error), Some(watched)) = (looked, watched.get_mut(&id)) {
+                tracing::debug!(tablet = %id, %error, "was not split or merged");
+                watched.policy.failed(node.env().moment());
             }
         }
         drop(node);
@@ -69,12 +71,14 @@ pub(crate) async fn run(node: Weak<Node>, options: SplitOptions) {
     }
 }
 
-/// Measures one tablet, if this node leads it, and does what follows.
+/// Measures one tablet, if this node leads it, and does what follows; merges it only if none was
+/// merged in this round.
 async fn look(
     node: &Arc<Node>,
     tablet: &Tablet,
     options: &SplitOptions,
     all: &mut BTreeMap<TabletId, Watched>,
+    may_merge: &mut bool,
 ) -> Result<(), TxnError> {
     let id = tablet.id();
     let now = node.env().moment();
@@ -116,13 +120,17 @@ async fn look(
         tablet.meter().stop_sampling();
     }
     match watched.policy.decide(now, &standing) {
-        Decision::Nothing => Ok(()),
         Decision::SplitBySize => split_by_size(node, tablet, &mut watched.policy, &standing).await,
         Decision::SplitByLoad => split_by_load(node, tablet, &mut watched.policy).await,
-        Decision::Merge => {
-            watched.policy.looked_right(now);
-            merge(node, tablet, &watched.policy, &standing).await
+        Decision::Merge if *may_merge => {
+            *may_merge = false;
+            watched.policy.looked_right(now, None);
+            let merge = merge(node, tablet, &mut watched.policy, &standing);
+            node.env().timeout(PATIENCE, merge).await.unwrap_or_else(|late| {
+                Err(TxnError::Unavailable { tablet: id, reason: late.to_string() })
+            })
         }
+        Decision::Nothing | Decision::Merge => Ok(()),
     }
 }
 
@@ -235,15 +243,15 @@ async fn split(node: &Arc<Node>, tablet: &Tablet, key: Vec<u8>) -> Result<(), Tx
     let child = node.new_tablet_id().await?;
     let split = Command::Split { key, child, sticky: false };
     let done = node.env().timeout(PATIENCE, tablet.command(split)).await;
-    let late = |_| TxnError::Unknown { reason: "no majority has split it in time".to_owned() };
-    done.map_err(late)?.map(drop)
+    let unknown = |late: Elapsed| TxnError::Unknown { reason: late.to_string() };
+    done.map_err(unknown)?.map(drop)
 }
 
 /// Asks the right neighbour whether it should be merged, and for that if so.
 async fn merge(
     node: &Arc<Node>,
     tablet: &Tablet,
-    policy: &Policy,
+    policy: &mut Policy,
     standing: &Standing,
 ) -> Result<(), TxnError> {
     let left = at_rest(tablet)?;
@@ -255,6 +263,7 @@ async fn merge(
     let right = known.iter().find(|known| known.range.start == *end);
     let Some(right) = right.filter(|right| belong_together(&left, right)) else { return Ok(()) };
     let (right, others) = node.measured(right.id).await?;
+    policy.looked_right(node.env().moment(), Some(&others));
     if right.range.start != *end
         || !belong_together(&left, &right)
         || !policy.may_merge(standing, &others)

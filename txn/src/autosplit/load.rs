@@ -156,8 +156,8 @@ impl Rate {
         while self.0.front().is_some_and(|(at, _)| now.since(*at) >= window) {
             self.0.pop_front();
         }
-        let sum: f64 = self.0.iter().map(|(_, requests)| f64::from(*requests)).sum();
-        sum / window.as_secs_f64()
+        let sum = self.0.iter().fold(0_u32, |sum, (_, requests)| sum.saturating_add(*requests));
+        f64::from(sum) / window.as_secs_f64()
     }
 }
 

@@ -286,3 +286,30 @@ fn tablets_merge_after_the_crash_of_whoever_leads_them() {
         });
     }
 }
+
+#[test]
+fn a_hand_that_splits_where_two_are_being_merged_has_its_way() {
+    let splits =
+        SplitOptions { split_size: Some(1 << 20), merge_after: Some(SECOND * 20), ..off() };
+    let mut found_merged = 0;
+    for seed in 0..16 {
+        let setup = Setup { seed, topology: "us-eu-3", ..with(splits) };
+        found_merged += run_setup(setup, |cluster| async move {
+            let node = filled(&cluster, 20).await;
+            let mut right = table_range(TABLE);
+            right.start = key(10);
+            let by_itself = node.place(&right, PlacementChange::default()).await.expect("placed");
+            let pause = SECOND * 20 + SECOND / 5 * u32::try_from(seed).expect("few");
+            node.env().sleep(pause).await;
+            let by_hand = cluster.node(3).split(key(10)).await.expect("split");
+            sleep(&node, 100).await;
+            let tablets = node.tablets(&table_range(TABLE)).await.expect("known");
+            assert_eq!(tablets.len(), 2, "seed {seed}");
+            assert!(tablets[1].sticky && tablets[1].id == by_hand, "seed {seed}: {tablets:?}");
+            settle(&cluster).await;
+            assert_eq!(scan(&node).await.expect("scanned").len(), 20);
+            u32::from(by_hand != by_itself[0])
+        });
+    }
+    assert!((1..16).contains(&found_merged), "before, meanwhile and after: {found_merged}");
+}
