@@ -82,6 +82,8 @@ pub struct TabletDescriptor {
     pub generation: Generation,
     /// The keys that it covers.
     pub range: KeyRange,
+    /// Where it begins was chosen by hand: nobody but a hand merges it into its left neighbour.
+    pub sticky: bool,
     /// The types of the root table's key columns: what it takes to find where a directory ends, in
     /// which no tablet may be split.
     pub root_key: Vec<(KeyType, Order)>,

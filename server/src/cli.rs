@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::splits::SplitArgs;
+
 const ABOUT: &str = "Meridian: a small Spanner that speaks PostgreSQL";
 
 const LONG_ABOUT: &str = "\
@@ -156,6 +158,9 @@ pub struct DemoArgs {
     /// Uncertainty of every node's clock: half of TrueTime's interval
     #[arg(long, value_name = "DURATION", default_value = "4ms", value_parser = duration)]
     pub epsilon: Duration,
+    /// When tablets split and merge by themselves.
+    #[command(flatten)]
+    pub splits: SplitArgs,
     /// Seed of everything that is drawn at random (the network's jitter, election timeouts, ...)
     /// [default: another one every time]
     #[arg(long, value_name = "N")]
@@ -173,6 +178,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use meridian_txn::SplitOptions;
 
     use super::*;
 
@@ -195,6 +201,12 @@ mod tests {
         let default = parse(&[]).expect("valid");
         assert_eq!((default.port, default.epsilon), (5433, Duration::from_millis(4)));
         assert_eq!(default.data_dir, PathBuf::from("./meridian-data"));
+        assert_eq!(SplitOptions::from(default.splits), SplitOptions::default());
+        let args =
+            ["--split-size", "1MiB", "--split-load", "off", "--merge-after", "1m"].as_slice();
+        let splits = SplitOptions::from(parse(args).expect("valid").splits);
+        assert_eq!((splits.split_size, splits.split_load), (Some(1 << 20), None));
+        assert_eq!(splits.merge_after, Some(Duration::from_secs(60)));
     }
 
     #[test]
@@ -212,6 +224,10 @@ mod tests {
             &["--port", "0"],
             &["--port", "70000"],
             &["--epsilon", "soon"],
+            &["--split-size", "64"],
+            &["--split-load", "0"],
+            &["--split-load-window", "off"],
+            &["--merge-after", "5"],
             &["--ephemeral", "--data-dir", "x"],
             &["--port", "6000", "demo"],
             &["serve"],

@@ -18,7 +18,7 @@ use meridian_truetime::{
     ClockError, ClockSettings, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
     TrueTime, World,
 };
-use meridian_txn::{Member, Node, NodeOptions, TxnError};
+use meridian_txn::{Member, Node, NodeOptions, SplitOptions, TxnError};
 
 use crate::config::{DataPlace, NodeConfig};
 
@@ -35,6 +35,8 @@ pub struct ClusterOptions {
     pub clock: ClockSettings,
     /// Where the data is.
     pub data: DataPlace,
+    /// When tablets split and merge by themselves.
+    pub splits: SplitOptions,
 }
 
 /// Why a cluster or a node can't start or stop.
@@ -363,6 +365,7 @@ impl Cluster {
             registry,
             timing: self.timing(),
             default_voters: DEFAULT_VOTERS,
+            splits: self.options.splits,
         };
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;

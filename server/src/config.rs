@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meridian_replication::net::topology::{Topology, TopologyError};
+use meridian_txn::SplitOptions;
 
 use crate::cli::DemoArgs;
 
@@ -42,6 +43,8 @@ pub struct DemoConfig {
     pub nodes: Vec<NodeConfig>,
     /// The uncertainty of every node's clock.
     pub epsilon: Duration,
+    /// When tablets split and merge by themselves.
+    pub splits: SplitOptions,
     /// The seed of everything that is drawn at random.
     pub seed: u64,
 }
@@ -84,7 +87,8 @@ impl DemoConfig {
         let data =
             if args.ephemeral { DataPlace::Memory } else { DataPlace::Folder(args.data_dir) };
         let seed = args.seed.unwrap_or_else(fresh_seed);
-        Ok(Self { data, topology, nodes, epsilon: args.epsilon, seed })
+        let splits = args.splits.into();
+        Ok(Self { data, topology, nodes, epsilon: args.epsilon, splits, seed })
     }
 
     /// A node's region by name.

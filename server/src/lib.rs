@@ -9,4 +9,5 @@ pub mod demo;
 pub mod lab;
 pub mod node;
 pub mod pg;
+pub mod splits;
 pub mod status;

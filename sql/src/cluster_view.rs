@@ -87,6 +87,8 @@ pub struct TabletRow {
     pub leader_region: Option<String>,
     /// About how many bytes it has.
     pub size_bytes: Option<u64>,
+    /// How many requests per second its leader has been asked of late.
+    pub requests_per_second: Option<f64>,
     /// Raft's term at the leader.
     pub raft_term: Option<u64>,
     /// The last log entry applied at the leader.

@@ -315,11 +315,24 @@ impl DataSnapshot {
 
     /// About how many bytes of keys and values the range holds, old versions included. The first
     /// question about a part of the key space after the store was opened reads that part; later
-    /// ones read at most the range's two ends.
+    /// ones read little or nothing.
     ///
     /// # Errors
     /// As for [`DataSnapshot::get`].
     pub fn size_of(&self, range: &KeyRange) -> Result<u64, StorageError> {
+        loop {
+            if let Some(size) = self.size_or_measure(range)? {
+                return Ok(size);
+            }
+        }
+    }
+
+    /// As [`DataSnapshot::size_of`] if that needs nothing to be read; otherwise reads a mebibyte
+    /// or two of what must be, for whoever asks next, and answers `None`.
+    ///
+    /// # Errors
+    /// As for [`DataSnapshot::get`].
+    pub fn size_or_measure(&self, range: &KeyRange) -> Result<Option<u64>, StorageError> {
         self.inner.sizes.of(self, range)
     }
 }

@@ -7,7 +7,7 @@ use crate::ids::TabletId;
 use crate::key::KeyError;
 
 /// The version of the format on disk that this build writes and reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// An error of the storage layer. Cheap to clone, because one failed write ends many requests.
 #[derive(Clone, Debug, thiserror::Error)]

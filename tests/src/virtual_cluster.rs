@@ -9,6 +9,7 @@ use meridian_server::config::{DataPlace, NodeConfig};
 use meridian_server::lab::SessionClient;
 use meridian_sql::SessionParameters;
 use meridian_truetime::{ClockSettings, World};
+use meridian_txn::SplitOptions;
 
 /// A cluster with one node for each region of a shipped topology, disks in memory, right clocks
 /// with a constant uncertainty.
@@ -38,6 +39,7 @@ pub async fn start_nodes(
         topology,
         clock: ClockSettings::constant(epsilon),
         data: DataPlace::Memory,
+        splits: SplitOptions::virtual_time(),
     };
     Cluster::start(world, options).await.expect("the cluster starts")
 }

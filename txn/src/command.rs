@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TxnError;
-use crate::tablet::Target;
+use crate::tablet::{Target, Unchanged};
 
 /// A change of one row or index entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,13 @@ pub struct WriteRequest {
 }
 
 impl WriteRequest {
+    /// From the first key that changes to the last.
+    pub(crate) fn span(&self) -> KeyRange {
+        let keys = || self.mutations.iter().map(Mutation::key);
+        let start = keys().min().unwrap_or_default().to_vec();
+        KeyRange { start, end: keys().max().map(|last| [last, &[0]].concat()) }
+    }
+
     /// The request's size in bytes, about.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -150,8 +157,9 @@ pub(crate) enum Command {
     Write { at: Timestamp, request: WriteRequest },
     /// From now on, refuse writes that were planned under an older schema version of the table.
     Fence { table: u64, version: u64 },
-    /// Split in front of `key`; what lies behind becomes the tablet `child`.
-    Split { key: Vec<u8>, child: TabletId },
+    /// Split in front of `key`; what lies behind becomes the tablet `child`. Where a tablet begins
+    /// there already, that is made `sticky`.
+    Split { key: Vec<u8>, child: TabletId, sticky: bool },
     /// Where the replicas should be; the leaders see to it.
     Place { placement: Placement, preferred_leader: NodeId, target: Target },
     /// The same within the present placement, unless the replicas are on their way already or
@@ -159,8 +167,9 @@ pub(crate) enum Command {
     Move { generation: Generation, preferred_leader: NodeId, target: Target },
     /// Who should lead.
     Prefer { leader: NodeId },
-    /// Serve nothing, because the left neighbour is to absorb this tablet.
-    Freeze { into: TabletId },
+    /// Serve nothing, because the left neighbour is to absorb this tablet; if `unchanged` is given,
+    /// only as long as both are what they were then.
+    Freeze { into: TabletId, unchanged: Option<Unchanged> },
     /// Serve again: it can't.
     Thaw,
     /// A part of what is to be absorbed; the first one puts those staged before away.
@@ -246,6 +255,7 @@ pub(crate) enum Request {
         tablet: TabletId,
         key: Vec<u8>,
         child: TabletId,
+        sticky: bool,
     },
     Place {
         tablet: TabletId,
@@ -275,6 +285,7 @@ pub(crate) enum Request {
     Freeze {
         tablet: TabletId,
         into: TabletId,
+        unchanged: Option<Unchanged>,
     },
     Stage {
         tablet: TabletId,
@@ -290,6 +301,10 @@ pub(crate) enum Request {
     },
     /// A tablet's present descriptor and what it has absorbed, from its leader.
     Describe {
+        tablet: TabletId,
+    },
+    /// A tablet's present descriptor and how large and how hot it is, from its leader.
+    Measure {
         tablet: TabletId,
     },
     /// Close a replica and delete its data; only after the tablet was retired.

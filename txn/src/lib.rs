@@ -16,6 +16,7 @@
 //! Reads go to the leader, which confirms with a majority that it is the leader, and see one
 //! timestamp ([`ReadAt`]). The reading part of a write skips the confirmation: apply validates it.
 
+mod autosplit;
 mod command;
 mod directory;
 mod error;
@@ -31,6 +32,7 @@ mod service;
 mod tablet;
 mod tend;
 
+pub use autosplit::SplitOptions;
 pub use command::{Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WriteRequest};
 pub use directory::{
     DirectoryRead, DirectoryRow, FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put,

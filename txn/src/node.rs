@@ -13,6 +13,7 @@ use meridian_storage::{KeyRange, KeyType, NodeId, Order, Storage, TabletId, Writ
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
+use crate::autosplit::{SplitOptions, drive};
 use crate::command::ReadAt;
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
@@ -59,6 +60,8 @@ pub struct NodeOptions {
     pub timing: Timing,
     /// How many replicas of a new tablet vote, and of the system tablet.
     pub default_voters: usize,
+    /// When its tablets are split and merged by themselves.
+    pub splits: SplitOptions,
 }
 
 /// One node of a cluster.
@@ -113,6 +116,7 @@ impl Node {
             registry,
             timing,
             default_voters,
+            splits,
         } = options;
         let system_replicas: Vec<NodeId> =
             members.iter().take(default_voters).map(|member| member.id).collect();
@@ -164,7 +168,9 @@ impl Node {
         }
         let weak = Arc::downgrade(&node);
         node.env.spawn(crate::tend::follow_events(Weak::clone(&weak), occurred));
-        node.env.spawn(crate::reconcile::run(weak));
+        node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
+        // It reads much now and then.
+        node.env.compute(drive::run(weak, splits));
         Ok(node)
     }
 
@@ -290,6 +296,7 @@ impl Node {
             id,
             generation: Generation::FIRST,
             range,
+            sticky: false,
             root_key,
             voters: target.voters,
             read_only: target.read_only,

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// How one replica of a tablet stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TabletStatus {
     /// The tablet's descriptor as this replica has it.
     pub descriptor: TabletDescriptor,
@@ -47,6 +47,9 @@ pub struct TabletStatus {
     pub last_write: Timestamp,
     /// The bytes of rows with all their versions here, about.
     pub size_bytes: u64,
+    /// How many requests per second, reads and writes, the tablet is asked, if this replica leads;
+    /// over [`SplitOptions::load_window`](crate::SplitOptions::load_window).
+    pub requests_per_second: Option<f64>,
 }
 
 /// The service behind a weak reference: the registry outlives a node that has stopped.
@@ -108,8 +111,8 @@ impl Node {
             Request::Fence { tablet, table, version } => {
                 answer(self.serve_command(tablet, Command::Fence { table, version }).await)
             }
-            Request::Split { tablet, key, child } => {
-                answer(self.serve_command(tablet, Command::Split { key, child }).await)
+            Request::Split { tablet, key, child, sticky } => {
+                answer(self.serve_command(tablet, Command::Split { key, child, sticky }).await)
             }
             Request::Place { tablet, placement, preferred_leader, target } => {
                 let place = Command::Place { placement, preferred_leader, target };
@@ -126,8 +129,8 @@ impl Node {
                 Ok(tablet) => tablet.transfer(to).await,
                 Err(error) => Err(error),
             }),
-            Request::Freeze { tablet, into } => {
-                answer(self.serve_command(tablet, Command::Freeze { into }).await)
+            Request::Freeze { tablet, into, unchanged } => {
+                answer(self.serve_command(tablet, Command::Freeze { into, unchanged }).await)
             }
             Request::Stage { tablet, content, part, versions } => {
                 let stage = Command::Stage { content, part, versions };
@@ -139,6 +142,10 @@ impl Node {
             }),
             Request::Describe { tablet } => answer(match self.tablet(tablet) {
                 Ok(tablet) => tablet.describe().await,
+                Err(error) => Err(error),
+            }),
+            Request::Measure { tablet } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.measured().await,
                 Err(error) => Err(error),
             }),
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),
@@ -224,6 +231,7 @@ impl Node {
                 applied_index,
                 last_write,
                 size_bytes,
+                requests_per_second: tablet.meter().standing().map(|standing| standing.rate),
             });
         }
         Ok(found)

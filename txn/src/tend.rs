@@ -25,7 +25,7 @@ use crate::directory::{
 };
 use crate::error::TxnError;
 use crate::node::Node;
-use crate::tablet::{Event, State, Tablet, Target, same_nodes};
+use crate::tablet::{Event, Frozen, State, Tablet, Target, same_nodes};
 
 /// A follower with so few entries left to receive has caught up.
 const NEARLY: u64 = 100;
@@ -101,8 +101,8 @@ async fn round(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
         return Ok(());
     }
     enter(node, tablet, state).await?;
-    if let Some(into) = state.frozen {
-        return merge(node, tablet, state, into).await;
+    if let Some(frozen) = state.frozen {
+        return merge(node, tablet, state, frozen).await;
     }
     if state.joint || state.target.is_some() {
         return move_replicas(node, tablet, state).await;
@@ -114,6 +114,17 @@ async fn round(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), T
 /// Enters the descriptor into the directory, unless that knows it, or a newer one. A tablet that is
 /// gone there is retired.
 async fn enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), TxnError> {
+    loop {
+        match try_to_enter(node, tablet, state).await {
+            // A tablet that was just split off and its parent enter each other's way; until both
+            // are there, whoever reads the directory finds a gap.
+            Err(TxnError::Conflict) => {}
+            done => return done,
+        }
+    }
+}
+
+async fn try_to_enter(node: &Arc<Node>, tablet: &Tablet, state: &State) -> Result<(), TxnError> {
     let id = state.descriptor.id;
     if tablet.entered() >= Some(state.descriptor.generation) {
         return Ok(());
@@ -186,7 +197,7 @@ async fn merge(
     node: &Arc<Node>,
     tablet: &Tablet,
     state: &State,
-    into: TabletId,
+    Frozen { into, left: wanted }: Frozen,
 ) -> Result<(), TxnError> {
     let right = &state.descriptor;
     // The neighbour may have absorbed it and have been absorbed itself since then.
@@ -207,7 +218,10 @@ async fn merge(
         leave(node, right.id, absorber).await?;
         return tablet.command(Command::Retire).await.map(drop);
     }
-    if absorber != into || left.range.end.as_ref() != Some(&right.range.start) {
+    if absorber != into
+        || left.range.end.as_ref() != Some(&right.range.start)
+        || wanted.is_some_and(|wanted| wanted != left.generation)
+    {
         // What was asked to absorb this tablet as it is now is refused by now, for that is gone, or
         // of another generation.
         return tablet.command(Command::Thaw).await.map(drop);

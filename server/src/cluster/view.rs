@@ -99,6 +99,7 @@ pub(crate) fn tablet_row(
         leader: leader.map(|status| status.node),
         leader_region: leader.and_then(|status| region(status.node)),
         size_bytes: Some(best.size_bytes),
+        requests_per_second: leader.and_then(|leader| leader.requests_per_second),
         raft_term: Some(best.term),
         applied_index: Some(best.applied_index),
         generation: descriptor.generation.get(),

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use meridian_replication::net::topology::Topology;
 use meridian_storage::NodeId;
-use meridian_txn::Member;
+use meridian_txn::{Member, SplitOptions};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
+
+use crate::splits;
 
 /// The most nodes of a cluster.
 const MAX_NODES: usize = 100;
@@ -85,6 +87,8 @@ pub struct StartConfig {
     pub voters: usize,
     /// Whether that is written in the file.
     pub voters_given: bool,
+    /// When the tablets that this node leads split and merge by themselves.
+    pub splits: SplitOptions,
     /// What to log.
     pub log: Option<String>,
 }
@@ -105,6 +109,8 @@ struct File {
     clock: ClockPart,
     #[serde(default)]
     placement: PlacementPart,
+    #[serde(default)]
+    tablets: TabletsPart,
     #[serde(default)]
     nodes: Vec<NodePart>,
 }
@@ -130,6 +136,24 @@ fn default_epsilon() -> Duration {
 #[serde(deny_unknown_fields)]
 struct PlacementPart {
     voters: Option<Spanned<usize>>,
+}
+
+/// The same as on the command line of a demo.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TabletsPart {
+    split_size: Option<Spanned<Setting>>,
+    split_load: Option<Spanned<Setting>>,
+    split_load_window: Option<Spanned<Setting>>,
+    merge_after: Option<Spanned<Setting>>,
+}
+
+/// A text, or a number without a unit.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text or a number")]
+enum Setting {
+    Text(String),
+    Number(i64),
 }
 
 #[derive(Deserialize)]
@@ -292,6 +316,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
     };
     let added = topology.as_ref().map(Topology::longest_round_trip).unwrap_or_default();
     let voters = check_voters(file.placement.voters.as_ref(), entries.len())?;
+    let splits = check_splits(&file.tablets)?;
     Ok(StartConfig {
         cluster: file.cluster.into_inner(),
         id,
@@ -304,6 +329,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
         epsilon: file.clock.epsilon,
         voters,
         voters_given: file.placement.voters.is_some(),
+        splits,
         log: file.log,
     })
 }
@@ -423,6 +449,29 @@ fn check_topology(
     Ok(topology)
 }
 
+fn check_splits(part: &TabletsPart) -> Result<SplitOptions, Problem> {
+    fn set<T, F: Into<T>>(
+        option: &mut T,
+        given: Option<&Spanned<Setting>>,
+        parse: fn(&str) -> Result<F, String>,
+    ) -> Result<(), Problem> {
+        let Some(given) = given else { return Ok(()) };
+        let text = match given.get_ref() {
+            Setting::Text(text) => text.clone(),
+            Setting::Number(number) => number.to_string(),
+        };
+        *option =
+            parse(&text).map_err(|problem| at(given, format!("{text:?} is {problem}")))?.into();
+        Ok(())
+    }
+    let mut options = SplitOptions::default();
+    set(&mut options.split_size, part.split_size.as_ref(), splits::size)?;
+    set(&mut options.split_load, part.split_load.as_ref(), splits::load)?;
+    set(&mut options.load_window, part.split_load_window.as_ref(), splits::window)?;
+    set(&mut options.merge_after, part.merge_after.as_ref(), splits::wait)?;
+    Ok(options)
+}
+
 fn check_voters(given: Option<&Spanned<usize>>, nodes: usize) -> Result<usize, Problem> {
     let Some(given) = given else {
         let most = nodes.min(DEFAULT_VOTERS);
@@ -491,6 +540,30 @@ address = "127.0.0.1:7003"
         let members = config.members(&voters);
         let seen: Vec<_> = members.iter().map(|m| (m.id.get(), m.round_trip.as_millis())).collect();
         assert_eq!(seen, [(3, 146), (1, 66), (2, 0)], "the first voters come first");
+    }
+
+    #[test]
+    fn tablets_split_when_the_file_says_so() {
+        let with = |lines: &str| {
+            THREE.replacen("[[nodes]]", &format!("[tablets]\n{lines}\n\n[[nodes]]"), 1)
+        };
+        assert_eq!(parse(THREE).expect("valid").splits, SplitOptions::default());
+        let text = with("split_size = \"1GiB\"\nsplit_load = 100\nmerge_after = \"off\"");
+        let splits = parse(&text).expect("valid").splits;
+        let load_window = SplitOptions::default().load_window;
+        let (split_size, split_load) = (Some(1 << 30), Some(100));
+        assert_eq!(splits, SplitOptions { split_size, split_load, load_window, merge_after: None });
+        for (wrong, expected) in [
+            ("split_size = 64", "line 6: \"64\" is not a size"),
+            ("split_load = \"hot\"", "line 6: \"hot\" is not a number of requests"),
+            ("split_load = 1.5", "expected a text or a number"),
+            ("split_load_window = \"1h\"", "line 6: \"1h\" is longer than 10m"),
+            ("merge_after = \"5\"", "line 6: \"5\" is not a duration"),
+            ("split = \"off\"", "unknown field `split`"),
+        ] {
+            let error = parse(&with(wrong)).expect_err(wrong).to_string();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
     }
 
     #[test]

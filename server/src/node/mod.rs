@@ -231,6 +231,7 @@ async fn start(
         registry: registry.clone(),
         timing: Timing::for_round_trip(config.max_round_trip),
         default_voters: voters.len(),
+        splits: config.splits,
     };
     let node = Node::start(options).await.map_err(failed)?;
     let view = View::new(Arc::clone(config), &node, transport.clone());

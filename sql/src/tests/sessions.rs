@@ -53,6 +53,8 @@ fn the_clusters_functions_run_when_executed_only() {
                 .await,
             "[tablet|table_name|range_start|replicas|leader]\n2|public.t|t|{1,2}|1"
         );
+        let measured = "select size_bytes, requests_per_second from meridian.tablets";
+        assert_eq!(b.ok(measured).await, "[size_bytes|requests_per_second]\n17|0.5");
         let placed = "select leader_region, voters, read_only, preferred_leader, placement \
                       from meridian.tablets";
         assert_eq!(

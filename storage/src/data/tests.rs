@@ -343,6 +343,35 @@ fn a_range_is_about_as_large_as_what_was_written_to_it() {
     });
 }
 
+#[test]
+fn a_size_is_measured_in_slices_and_kept_for_the_ranges_that_are_asked_about() {
+    in_virtual_time(|env, disk| async move {
+        let store = open(&env, &disk);
+        let range =
+            |from: u32, to: u32| KeyRange::new(from.to_be_bytes(), Some(to.to_be_bytes().to_vec()));
+        let mut batch = WriteBatch::new();
+        for row in 0..1_000_u32 {
+            batch.put(row.to_be_bytes(), at(1), Some(vec![7; 4_000]));
+        }
+        store.commit(batch).expect("no fault");
+        let one = 4 + 8 + 4_000;
+        let ask = |range: &KeyRange| {
+            store.snapshot().expect("readable").size_or_measure(range).expect("readable")
+        };
+        let asked = |range: &KeyRange| (0..).find_map(|times| Some((times, ask(range)?)));
+        assert_eq!(asked(&range(0, 1_000)), Some((4, 1_000 * one)), "a mebibyte each time");
+        assert_eq!(asked(&range(0, 1_000)), Some((0, 1_000 * one)), "and nothing again");
+        // Two halves: what lay across their border is measured again.
+        assert_eq!(asked(&range(0, 500)), Some((1, 500 * one)));
+        assert_eq!(asked(&range(500, 1_000)), Some((1, 500 * one)));
+        let mut batch = WriteBatch::new();
+        batch.put(3_u32.to_be_bytes(), at(2), None);
+        store.commit(batch).expect("no fault");
+        assert_eq!(asked(&range(0, 500)), Some((0, 500 * one + 12)), "commits keep count");
+        assert_eq!(asked(&range(0, 1_000)), Some((0, 1_000 * one + 12)), "and so do two in one");
+    });
+}
+
 /// More versions than a scan steps over before it descends the tree again.
 #[test]
 fn keys_of_many_versions_are_passed_in_both_directions() {

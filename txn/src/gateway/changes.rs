@@ -11,12 +11,13 @@ use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::Timestamp;
 
 use super::{Effect, PATIENCE, PAUSE};
+use crate::autosplit::Standing;
 use crate::command::{Absorb, Content, Request, Versions};
 use crate::directory::{SYSTEM_TABLET, table_of};
 use crate::error::TxnError;
 use crate::node::Node;
 use crate::placement::{Current, allocate};
-use crate::tablet::{Target, directory_begins};
+use crate::tablet::{Target, Unchanged, directory_begins};
 
 /// How long a replica may take to move, before whoever waits for it is told that it goes on.
 const MOVE: Duration = Duration::from_mins(2);
@@ -84,7 +85,8 @@ impl Node {
             let Some(request) = request(&descriptor)? else { return Ok(descriptor) };
             match self.ask_leader::<Timestamp>(descriptor.id, request, Effect::Repeatable).await {
                 Ok(_) => return Ok(descriptor),
-                Err(error @ TxnError::Moved { .. }) => {
+                // Or absorbed meanwhile; if its table is gone, the key has no tablet at all.
+                Err(error @ (TxnError::Moved { .. } | TxnError::NoSuchTablet { .. })) => {
                     self.pause(PAUSE.0, deadline, error).await?;
                 }
                 Err(error) => return Err(error),
@@ -93,12 +95,19 @@ impl Node {
     }
 
     /// Splits the tablet that holds `key` in front of it, where a directory must begin; the new
-    /// tablet that begins there, which serves when this returns. A tablet that begins there already
-    /// is left as it is.
+    /// tablet that begins there, which serves when this returns. What is split here stays so until
+    /// [`Node::merge`]; that goes for a tablet that begins there already, too.
     ///
     /// # Errors
     /// [`TxnError::Refused`] when no directory can begin there.
     pub async fn split(&self, key: Vec<u8>) -> Result<TabletId, TxnError> {
+        self.split_at(key, true).await
+    }
+
+    async fn split_at(&self, key: Vec<u8>, sticky: bool) -> Result<TabletId, TxnError> {
+        let is_done = |descriptor: &TabletDescriptor| {
+            descriptor.range.start == key && descriptor.sticky >= sticky
+        };
         let descriptor = self.tablet_of(&key).await?;
         if descriptor.id == SYSTEM_TABLET {
             return Err(TxnError::refused(
@@ -106,12 +115,12 @@ impl Node {
                 "Split at a key of a table of your own.",
             ));
         }
-        if descriptor.range.start != key {
+        if !is_done(&descriptor) {
             let child = self.new_tablet_id().await?;
             self.command_at(&key, |descriptor| {
                 let tablet = descriptor.id;
-                let split = || Request::Split { tablet, key: key.clone(), child };
-                Ok((descriptor.range.start != key).then(split))
+                let split = || Request::Split { tablet, key: key.clone(), child, sticky };
+                Ok((!is_done(descriptor)).then(split))
             })
             .await?;
         }
@@ -125,8 +134,11 @@ impl Node {
             let descriptor = self.tablet_of(key).await?;
             if descriptor.range.start == key {
                 let confirm = Request::Confirm { tablet: descriptor.id };
-                self.ask_leader::<()>(descriptor.id, confirm, Effect::Repeatable).await?;
-                return Ok(descriptor.id);
+                match self.ask_leader::<()>(descriptor.id, confirm, Effect::Repeatable).await {
+                    Ok(()) => return Ok(descriptor.id),
+                    Err(TxnError::NoSuchTablet { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
             // This node's copy of the directory is older than the split.
             self.refresh_directory().await?;
@@ -152,8 +164,7 @@ impl Node {
         // This one and no other, whatever the left tablet's neighbour is by then.
         let right = self.tablet_of(&end).await?.id;
         loop {
-            let freeze = Request::Freeze { tablet: right, into: tablet };
-            match self.ask_leader::<Timestamp>(right, freeze, Effect::Repeatable).await {
+            match self.freeze(right, tablet, None).await {
                 // The right one's leader does the rest, and may be over by now.
                 Ok(_) | Err(TxnError::NoSuchTablet { .. } | TxnError::Unknown { .. }) => {}
                 Err(error @ TxnError::Unavailable { .. }) => {
@@ -182,6 +193,25 @@ impl Node {
             let late = TxnError::Unavailable { tablet, reason: "it is still being merged".into() };
             self.pause(PAUSE.1 / 4, deadline, late).await?;
         }
+    }
+
+    /// Freezes a tablet, so that its left neighbour absorbs it.
+    pub(crate) async fn freeze(
+        &self,
+        tablet: TabletId,
+        into: TabletId,
+        unchanged: Option<Unchanged>,
+    ) -> Result<Timestamp, TxnError> {
+        let freeze = Request::Freeze { tablet, into, unchanged };
+        self.ask_leader(tablet, freeze, Effect::Repeatable).await
+    }
+
+    /// A tablet's descriptor as its leader has it, and how large and how hot it is.
+    pub(crate) async fn measured(
+        &self,
+        tablet: TabletId,
+    ) -> Result<(TabletDescriptor, Standing), TxnError> {
+        self.ask_leader(tablet, Request::Measure { tablet }, Effect::Repeatable).await
     }
 
     /// A tablet's descriptor as its leader has it, and the tablets that it has absorbed.
@@ -254,7 +284,7 @@ impl Node {
         for end in [Some(&range.start), range.end.as_ref()].into_iter().flatten() {
             let covered = self.directory().touches(&KeyRange::point(end.clone()));
             if covered && self.tablet_of(end).await?.range.start != *end {
-                self.split(end.clone()).await?;
+                self.split_at(end.clone(), false).await?;
             }
         }
         let mut placed = Vec::new();

@@ -80,6 +80,7 @@ mod tests {
             id: TabletId::new(7),
             generation: Generation::FIRST,
             range: KeyRange { start: Vec::new(), end: None },
+            sticky: false,
             preferred_leader: replicas[1],
             voters: replicas,
             read_only: Vec::new(),

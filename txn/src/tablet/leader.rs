@@ -12,6 +12,8 @@ use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_aft
 use tokio::sync::{oneshot, watch};
 
 use super::machine::TabletMachine;
+use crate::autosplit::Standing;
+use crate::autosplit::load::Meter;
 use crate::command::{Absorb, Command, Outcome, ReadAt, WriteRequest, decode, encode};
 use crate::error::TxnError;
 use crate::oracle::Oracle;
@@ -84,6 +86,7 @@ struct Inner {
     inherited: Timestamp,
     /// The generation as of which a leader wanted this replica.
     wanted: Mutex<Generation>,
+    meter: Meter,
     /// The generation that this node is sure the directory has.
     entered: Mutex<Option<Generation>>,
     leadership: watch::Sender<Option<Arc<Leadership>>>,
@@ -118,6 +121,7 @@ impl Tablet {
             opened_as,
             inherited,
             wanted: Mutex::new(wanted),
+            meter: Meter::default(),
             entered: Mutex::default(),
             leadership,
         });
@@ -137,6 +141,11 @@ impl Tablet {
 
     pub(crate) fn machine(&self) -> &TabletMachine {
         &self.inner.machine
+    }
+
+    /// Counts the requests that are served here.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.inner.meter
     }
 
     /// The tablet's descriptor as this replica has it, or as it was told.
@@ -278,6 +287,7 @@ impl Tablet {
             }
         }
         inner.machine.check(range)?;
+        inner.meter.count(|| range.clone());
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -317,6 +327,18 @@ impl Tablet {
         }
     }
 
+    /// The present descriptor, and how large and how hot the tablet is.
+    pub(crate) async fn measured(&self) -> Result<(TabletDescriptor, Standing), TxnError> {
+        let (descriptor, _) = self.describe().await?;
+        match self.inner.meter.standing() {
+            Some(standing) => Ok((descriptor, standing)),
+            None => Err(TxnError::Unavailable {
+                tablet: self.inner.id,
+                reason: "it was not measured yet".to_owned(),
+            }),
+        }
+    }
+
     /// Validates and carries out a write; answers when it is visible.
     ///
     /// The write goes on when the caller stops waiting: what was handed to the log can't be called
@@ -339,6 +361,7 @@ impl Tablet {
     async fn write_through(&self, request: WriteRequest) -> Outcome {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
+        inner.meter.count(|| request.span());
         let after = request.after.next();
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;

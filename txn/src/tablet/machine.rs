@@ -36,7 +36,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use meridian_replication::{Members, Position, StateMachine, TabletDescriptor, birth, death};
+use meridian_replication::{
+    Generation, Members, Position, StateMachine, TabletDescriptor, birth, death,
+};
 use meridian_storage::{
     DataSnapshot, KeyRange, KeyReader, NodeId, StorageError, TabletId, WriteBatch,
 };
@@ -75,6 +77,21 @@ pub(crate) fn same_nodes(a: &[NodeId], b: &[NodeId]) -> bool {
     a.len() == b.len() && a.iter().all(|node| b.contains(node))
 }
 
+/// The neighbours that are to be merged, as they were when that was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unchanged {
+    pub(crate) left: Generation,
+    pub(crate) right: Generation,
+}
+
+/// A tablet that serves nothing, because a neighbour is to absorb it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Frozen {
+    pub(crate) into: TabletId,
+    /// It absorbs it in this generation or not at all; in any, if none is given.
+    pub(crate) left: Option<Generation>,
+}
+
 /// What a tablet's replicas agree on besides its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -94,8 +111,8 @@ pub(crate) struct State {
     pub(crate) target: Option<Target>,
     /// Two configurations of members are in force.
     pub(crate) joint: bool,
-    /// It serves nothing, because this neighbour is to absorb it.
-    pub(crate) frozen: Option<TabletId>,
+    /// It is to be absorbed.
+    pub(crate) frozen: Option<Frozen>,
     /// The tablets that it has absorbed, and those that they had: replicas of them that are still
     /// somewhere hold nothing any more.
     pub(crate) absorbed: BTreeSet<TabletId>,
@@ -122,7 +139,7 @@ impl State {
     pub(crate) fn check_frozen(&self) -> Result<(), TxnError> {
         match self.frozen {
             None => Ok(()),
-            Some(into) => Err(TxnError::Unavailable {
+            Some(Frozen { into, .. }) => Err(TxnError::Unavailable {
                 tablet: self.descriptor.id,
                 reason: format!("it is being merged into {into}"),
             }),
@@ -315,6 +332,13 @@ impl TabletMachine {
         self.lock().committed.as_ref().map_or(Timestamp::MIN, |state| state.last_write)
     }
 
+    /// The tablet's generation, and the timestamp of the last applied write.
+    pub(crate) fn progress(&self) -> Option<(Generation, Timestamp)> {
+        let versions = self.lock();
+        let state = versions.committed.as_ref()?;
+        Some((state.descriptor.generation, state.last_write))
+    }
+
     /// Tells the node that there may be something to see to.
     pub(crate) fn notify(&self) {
         let _ = self.events.send(Event::Changed(self.id));
@@ -324,10 +348,7 @@ impl TabletMachine {
     pub(crate) fn check(&self, range: &KeyRange) -> Result<(), TxnError> {
         match &self.lock().committed {
             Some(state) if state.retired => Err(TxnError::NoSuchTablet { tablet: self.id }),
-            Some(State { frozen: Some(into), .. }) => Err(TxnError::Unavailable {
-                tablet: self.id,
-                reason: format!("it is being merged into {into}"),
-            }),
+            Some(state) if state.frozen.is_some() => state.check_frozen(),
             Some(state) if !state.descriptor.range.contains_range(range) => Err(state.moved()),
             Some(_) => Ok(()),
             None => Err(TxnError::NotLeader { tablet: self.id, leader: None }),
@@ -392,11 +413,21 @@ fn validate(
 
 /// What a split makes of a state: the new tablet's, and the rest in `state`. `None` when the key is
 /// where the tablet begins already.
-fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>, TxnError> {
+fn split(
+    state: &mut State,
+    key: &[u8],
+    child: TabletId,
+    sticky: bool,
+) -> Result<Option<State>, TxnError> {
     if state.retired {
         return Err(TxnError::NoSuchTablet { tablet: state.descriptor.id });
     }
     if key == state.descriptor.range.start {
+        if sticky && !state.descriptor.sticky {
+            state.check_frozen()?;
+            state.descriptor.sticky = true;
+            state.descriptor.generation = state.descriptor.generation.next();
+        }
         return Ok(None);
     }
     if !state.descriptor.range.contains(key) {
@@ -425,6 +456,7 @@ fn split(state: &mut State, key: &[u8], child: TabletId) -> Result<Option<State>
     new.descriptor.id = child;
     new.descriptor.generation = state.descriptor.generation;
     new.descriptor.range.start = key.to_vec();
+    new.descriptor.sticky = sticky;
     new.parent = Some(state.descriptor.id);
     new.last_child = None;
     state.descriptor.range.end = Some(key.to_vec());
@@ -576,20 +608,34 @@ fn change_plan(state: &mut State, command: Command, events: &mut Vec<Event>) -> 
 }
 
 /// Freezes a tablet that is to be absorbed by `into`, once its replicas are where they should be.
-fn freeze(state: &mut State, into: TabletId, events: &mut Vec<Event>) -> Outcome {
+fn freeze(
+    state: &mut State,
+    into: TabletId,
+    unchanged: Option<Unchanged>,
+    events: &mut Vec<Event>,
+) -> Outcome {
+    let left = unchanged.map(|unchanged| unchanged.left);
     match state.check_frozen() {
         Ok(()) if state.retired => Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }),
         Ok(()) if state.joint || state.target.is_some() => Err(TxnError::Unavailable {
             tablet: state.descriptor.id,
             reason: "its replicas are on their way".to_owned(),
         }),
+        Ok(()) if unchanged.is_some_and(|known| known.right != state.descriptor.generation) => {
+            Err(state.moved())
+        }
         Ok(()) => {
-            state.frozen = Some(into);
+            state.frozen = Some(Frozen { into, left });
             events.push(Event::Changed(state.descriptor.id));
             Ok(state.last_write)
         }
-        Err(_) if state.frozen == Some(into) => Ok(state.last_write),
-        Err(frozen) => Err(frozen),
+        Err(frozen) => match &mut state.frozen {
+            Some(already) if already.into == into => {
+                already.left = already.left.and(left);
+                Ok(state.last_write)
+            }
+            _ => Err(frozen),
+        },
     }
 }
 
@@ -630,19 +676,19 @@ impl StateMachine for TabletMachine {
                 raise(&mut state.fences, table, version);
                 Ok(state.last_write)
             }
-            Command::Split { key, child } => split(state, &key, child).map(|new| {
+            Command::Split { key, child, sticky } => split(state, &key, child, sticky).map(|new| {
+                let parent = state.descriptor.id;
                 if let Some(new) = new {
                     bear(&new, batch).expect("a state can be encoded");
-                    let parent = state.descriptor.id;
                     events.push(Event::Born { parent, child: Box::new(new.descriptor) });
-                    events.push(Event::Changed(parent));
                 }
+                events.push(Event::Changed(parent));
                 state.last_write
             }),
             Command::Place { .. } | Command::Move { .. } | Command::Prefer { .. } => {
                 change_plan(state, command, events)
             }
-            Command::Freeze { into } => freeze(state, into, events),
+            Command::Freeze { into, unchanged } => freeze(state, into, unchanged, events),
             Command::Thaw => {
                 state.frozen = None;
                 Ok(state.last_write)

@@ -6,6 +6,6 @@ mod machine;
 pub use leader::TabletRead;
 pub(crate) use leader::{Tablet, TabletParts};
 pub(crate) use machine::{
-    Event, State, TabletMachine, Target, creation, directory_begins, is_stored, removal,
-    same_nodes, stored_tablets, wanted_record,
+    Event, Frozen, State, TabletMachine, Target, Unchanged, creation, directory_begins, is_stored,
+    removal, same_nodes, stored_tablets, wanted_record,
 };

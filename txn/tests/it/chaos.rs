@@ -1,5 +1,6 @@
 //! Everything at once, drawn from a seed: tablets are split, merged, moved, placed and handed over, nodes
-//! stop and crash, links break, while clients write, read and scan.
+//! stop and crash, links break, while clients write, read and scan. With some seeds tablets also split
+//! by themselves: by size, or where the clients are at present, and merge again where they were.
 //!
 //! Every key has one writer, whose numbers grow. So a read is right if it is no older than what was
 //! acknowledged when it began, and no newer than what was begun when it ended; and a scan at one
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use meridian_storage::NodeId;
 use meridian_truetime::{Env, EnvironmentExt, seeds};
-use meridian_txn::{Node, PlacementChange, TxnError, table_range};
+use meridian_txn::{Node, PlacementChange, SplitOptions, TxnError, table_range};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
@@ -38,12 +39,42 @@ fn gateway(cluster: &Cluster, rng: &mut StdRng) -> Option<Arc<Node>> {
     Some(cluster.node(number))
 }
 
+/// A tablet that is asked so often per second is hot, if tablets are split by load.
+const HOT: u32 = 15;
+
+/// When tablets split and merge by themselves.
+fn splits(seed: u64) -> SplitOptions {
+    let by_hand =
+        SplitOptions { split_size: None, merge_after: None, ..SplitOptions::virtual_time() };
+    match seed % 3 {
+        1 => SplitOptions { split_size: Some(1_000), ..by_hand },
+        2 => SplitOptions {
+            split_size: Some(1 << 20),
+            split_load: Some(HOT),
+            load_window: Duration::from_secs(2),
+            merge_after: Some(Duration::from_secs(3)),
+        },
+        _ => by_hand,
+    }
+}
+
+/// One key of each writer: any, or where tablets are split by load, one of a few that are asked for
+/// at present.
+fn pick(cluster: &Cluster, env: &Env, rng: &mut StdRng) -> u64 {
+    let all = KEYS / WRITERS;
+    if cluster.setup.splits.split_load.is_none() {
+        return rng.random_range(0..all) * WRITERS;
+    }
+    let period = env.moment().as_nanos() / 7_000_000_000;
+    (period * 4 + rng.random_range(0..4)) % all * WRITERS
+}
+
 async fn write(cluster: Arc<Cluster>, env: Env, writer: u64, until: Duration, state: Known) -> u64 {
     let mut rng = env.fork_rng();
     let began = env.moment();
     let mut acknowledged = 0;
     while env.moment().since(began) < until {
-        let k = rng.random_range(0..KEYS / WRITERS) * WRITERS + writer;
+        let k = pick(&cluster, &env, &mut rng) + writer;
         if let Some(node) = gateway(&cluster, &mut rng) {
             let (_, begun) = known(&state, k);
             let value = begun + 1;
@@ -77,8 +108,9 @@ async fn read(cluster: Arc<Cluster>, env: Env, until: Duration, state: Known) ->
         env.sleep(Duration::from_millis(rng.random_range(0..150))).await;
         let Some(node) = gateway(&cluster, &mut rng) else { continue };
         let patience = Duration::from_secs(20);
-        if rng.random_bool(0.7) {
-            let k = rng.random_range(0..KEYS);
+        let scans = if cluster.setup.splits.split_load.is_none() { 0.3 } else { 0.1 };
+        if !rng.random_bool(scans) {
+            let k = pick(&cluster, &env, &mut rng) + rng.random_range(0..WRITERS);
             let before = known(&state, k);
             if let Ok(Ok(found)) = env.timeout(patience, get(&node, k)).await {
                 check(k, before, found.unwrap_or(0), known(&state, k));
@@ -186,6 +218,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
         nodes: NODES,
         epsilon: Duration::from_millis(seed % 8),
         log_keep: seed.is_multiple_of(2).then_some(40),
+        splits: splits(seed),
     };
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;
@@ -227,6 +260,9 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
             let known = known(&state, k);
             check(k, known, found.get(&k).copied().unwrap_or(0), known);
         }
+        let tablets = node.tablets(&table_range(TABLE)).await.expect("known");
+        let taken = node.new_tablet_id().await.expect("an id").get() - 2;
+        println!("{taken} ids of tablets were taken, {} tablets are there", tablets.len());
         let (writes, reads) = *done.lock().expect("no panics");
         (cluster.network.trace_hash(), writes, reads)
     })

@@ -17,8 +17,8 @@ use meridian_truetime::{
     World,
 };
 use meridian_txn::{
-    Member, Mutation, Node, NodeOptions, ReadAt, ReadSet, SYSTEM_TABLET, TabletDescriptor,
-    TxnError, WriteRequest, directory_put, table_range,
+    Member, Mutation, Node, NodeOptions, ReadAt, ReadSet, SYSTEM_TABLET, SplitOptions,
+    TabletDescriptor, TxnError, WriteRequest, directory_put, table_range,
 };
 
 /// A table for tests.
@@ -34,11 +34,14 @@ pub struct Setup {
     pub epsilon: Duration,
     /// So many entries are kept in a log for those who lag; by default thousands.
     pub log_keep: Option<u64>,
+    pub splits: SplitOptions,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { seed: 1, topology: "local", nodes: 3, epsilon: Duration::ZERO, log_keep: None }
+        let splits = SplitOptions::virtual_time();
+        let epsilon = Duration::ZERO;
+        Self { seed: 1, topology: "local", nodes: 3, epsilon, log_keep: None, splits }
     }
 }
 
@@ -136,6 +139,7 @@ impl Cluster {
             registry,
             timing,
             default_voters: 3,
+            splits: self.setup.splits,
         });
         let node = node.await.expect("starts");
         self.lock().insert(number, Running { env, node, storage });

@@ -1,5 +1,6 @@
 //! Clusters of nodes without SQL, in virtual time.
 
+mod autosplit;
 mod chaos;
 mod checks;
 mod cluster;

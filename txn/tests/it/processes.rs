@@ -12,7 +12,7 @@ use meridian_replication::Timing;
 use meridian_replication::net::{GrpcTransport, Registry, grpc};
 use meridian_storage::{FolderDisk, NodeId, SimulatedDisk, Storage, StorageOptions, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, SystemClock, World};
-use meridian_txn::{Member, Node, NodeOptions, TxnError};
+use meridian_txn::{Member, Node, NodeOptions, SplitOptions, TxnError};
 use tokio::net::TcpListener;
 
 use crate::cluster::{create_tablet, insert, value};
@@ -54,6 +54,7 @@ async fn node(id: u64, addresses: BTreeMap<NodeId, String>, folder: Option<&Path
         registry,
         timing: Timing::for_round_trip(Duration::ZERO),
         default_voters: 3,
+        splits: SplitOptions::default(),
     });
     node.await.expect("starts")
 }

@@ -12,7 +12,8 @@ use crate::cluster::{Cluster, Setup, key, run_setup};
 use crate::kv::{put, scan};
 
 fn on(nodes: u64, seed: u64) -> Setup {
-    Setup { seed, topology: "us-eu-3", nodes, epsilon: Duration::from_millis(2), log_keep: None }
+    let epsilon = Duration::from_millis(2);
+    Setup { seed, topology: "us-eu-3", nodes, epsilon, ..Setup::default() }
 }
 
 async fn filled(cluster: &Cluster, leader: u64) -> Arc<Node> {
