@@ -392,6 +392,8 @@ impl Node {
                 tablet: id,
                 reason: overlap.to_string(),
             })?;
+            // Of an earlier replica here, whose removal was interrupted.
+            self.host.forget(id).await.map_err(internal)?;
             let first_member = descriptor.replicas().any(|node| node == self.id);
             if descriptor.generation == Generation::FIRST && first_member {
                 self.storage.data.commit(creation(descriptor)?)?;
@@ -449,8 +451,8 @@ impl Node {
         if removed.is_none() && !self.holdings.is_over(tablet) {
             return Ok(());
         }
-        let removed_log = self.host.remove(tablet).await;
-        removed_log.map_err(|error| TxnError::Internal(error.to_string()))?;
+        let internal = |error: std::io::Error| TxnError::Internal(error.to_string());
+        self.host.close(tablet).await;
         // Alone: another tablet may be about to take over what this one held.
         self.host.alone(|| {
             if !self.holdings.is_over(tablet) {
@@ -460,7 +462,10 @@ impl Node {
                 self.storage.data.commit(batch)?;
             }
             self.holdings.release(tablet);
-            Ok(())
-        })
+            Ok::<(), TxnError>(())
+        })?;
+        // The data file must not come back, after a crash, without the log.
+        self.host.flush().await.map_err(internal)?;
+        self.host.forget(tablet).await.map_err(internal)
     }
 }

@@ -5,12 +5,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use meridian_storage::{NodeId, Storage, TabletId, WriteBatch};
+use meridian_storage::{NodeId, Storage, TabletId};
 use meridian_truetime::{Env, EnvironmentExt};
 
 use super::heart::{self, Heart, HeartService, Pulse};
 use super::log::GroupLog;
-use super::machine::{Machine, death};
+use super::machine::Machine;
 use super::network::{Network, SERVICE};
 use super::replica::Replica;
 use super::service::RaftService;
@@ -130,15 +130,24 @@ impl Host {
         lock(&self.replicas).values().cloned().collect()
     }
 
-    /// Stops a replica and removes its log. The state machine's rows and records are the caller's.
-    ///
-    /// # Errors
-    /// When the log can't be removed.
-    pub async fn remove(&self, group: TabletId) -> io::Result<()> {
+    /// Ends a replica, if it is open. What it has on disk is left.
+    pub async fn close(&self, group: TabletId) {
         let replica = lock(&self.replicas).remove(&group);
         if let Some(replica) = replica {
             self.heart.ended(&replica);
             replica.shutdown().await;
+        }
+    }
+
+    /// Removes what the log has of a group, but for its vote. What the data file has of it must be
+    /// gone before, durably: a crash must not bring back a replica that has forgotten what it
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// When the log can't be written.
+    pub async fn forget(&self, group: TabletId) -> io::Result<()> {
+        if self.storage.logs.bounds(group).is_none() && self.storage.logs.purged(group).is_none() {
+            return Ok(());
         }
         let (done, durable) = futures::channel::oneshot::channel();
         self.storage.logs.remove_group(
@@ -147,10 +156,7 @@ impl Host {
                 let _ = done.send(result);
             }),
         );
-        durable.await.map_err(io::Error::other)?.map_err(to_io)?;
-        let mut batch = WriteBatch::default();
-        death(group, &mut batch);
-        self.storage.data.commit(batch).map_err(to_io)
+        durable.await.map_err(io::Error::other)?.map_err(to_io)
     }
 
     /// Stops every replica, as for a clean end or after a crash was simulated.

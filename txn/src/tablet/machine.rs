@@ -265,6 +265,7 @@ pub(crate) fn removal(
         batch.delete_record(record?.0);
     }
     batch.delete_record(wanted_record(tablet));
+    death(tablet, &mut batch);
     Ok(batch)
 }
 
