@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use meridian_storage::NodeId;
 use meridian_truetime::{Env, EnvironmentExt, Moment};
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId;
@@ -263,9 +264,10 @@ impl Heart {
         let metrics = metrics.borrow_watched();
         let vote = &metrics.vote;
         let (leader, term) = (NodeId::new(*vote.leader_id.node_id()), vote.leader_id.term);
-        if !vote.committed {
+        let here = leader == self.node;
+        if !vote.committed || (here && metrics.state != ServerState::Leader) {
             (Standing::Unled, Vec::new())
-        } else if leader == self.node {
+        } else if here {
             let membership = metrics.membership_config.membership();
             let followers = membership.nodes().filter(|(id, _)| **id != self.node.get());
             let followers = followers.map(|(id, _)| Follower {

@@ -13,7 +13,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::{ClientWriteResponse, ClientWriteResult, TransferLeaderRequest};
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
-use openraft::{ChangeMembers, LinearizerOption, ReadPolicy};
+use openraft::{ChangeMembers, LinearizerOption, ReadPolicy, ServerState};
 
 use super::heart::Pulse;
 use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
@@ -146,8 +146,12 @@ impl Replica {
     }
 
     fn leadership(&self) -> Option<LeaderId> {
-        let vote = self.raft.server_metrics().borrow_watched().vote;
-        (vote.committed && *vote.leader_id.node_id() == self.node.get()).then_some(vote.leader_id)
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let vote = metrics.vote;
+        // After a restart the metrics have the vote of the earlier life, which is no leader's now.
+        let leads = vote.committed && metrics.state == ServerState::Leader;
+        (leads && *vote.leader_id.node_id() == self.node.get()).then_some(vote.leader_id)
     }
 
     /// The leader that this replica knows of.
