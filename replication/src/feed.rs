@@ -234,6 +234,7 @@ impl Applier {
             drop(old);
             progress.record(self.group, &mut batch)?;
             self.data.commit(batch).map_err(to_io)?;
+            tracing::info!(tablet = %self.group, at = ?progress.at, "installs an image");
             self.machine.restored(&self.data.snapshot().map_err(to_io)?)?;
             self.set_progress(progress);
         }

@@ -364,6 +364,9 @@ impl Node {
         if self.tablet(child.id).is_ok() {
             return Ok(());
         }
+        // Its log must not remember what the data file has forgotten: what makes the split again may
+        // be gone by then.
+        self.host.flush().await.map_err(|error| TxnError::Internal(error.to_string()))?;
         let parent = self.tablet(parent).ok();
         let floor = parent.as_ref().and_then(Tablet::floor);
         let opened = self.open_replica(child, floor.unwrap_or(Timestamp::MIN)).await?;
@@ -395,11 +398,12 @@ impl Node {
             // Of an earlier replica here, whose removal was interrupted.
             self.host.forget(id).await.map_err(internal)?;
             let first_member = descriptor.replicas().any(|node| node == self.id);
-            if descriptor.generation == Generation::FIRST && first_member {
-                self.storage.data.commit(creation(descriptor)?)?;
-                // The log must not remember what the data file has forgotten.
-                self.host.flush().await.map_err(internal)?;
-            }
+            let born = descriptor.generation == Generation::FIRST && first_member;
+            let mut batch = if born { creation(descriptor)? } else { WriteBatch::default() };
+            batch.put_record(wanted_record(id), descriptor.generation.get().to_be_bytes().to_vec());
+            self.storage.data.commit(batch)?;
+            // The log must not remember what the data file has forgotten.
+            self.host.flush().await.map_err(internal)?;
         }
         // Alone: another replica, which replays its log, may be about to take over its rows.
         let machine = self.host.alone(|| {

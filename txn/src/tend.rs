@@ -358,16 +358,17 @@ async fn hand_over(node: &Node, tablet: &Tablet, descriptor: &TabletDescriptor) 
     }
 }
 
-/// Whether this node's replica of a tablet serves nobody, as the directory has it: the tablet is gone,
-/// or elsewhere since a leader last wanted the replica.
+/// Whether this node's replica of a tablet serves nobody: the tablet is gone, or elsewhere since a
+/// leader last wanted the replica, as the directory has it or the replica itself.
 pub(crate) fn is_stray(node: &Node, tablet: &Tablet) -> bool {
     let id = tablet.id();
     if id == SYSTEM_TABLET {
         return false;
     }
-    let known = node.directory().get(id);
+    let own = tablet.machine().state().map(|state| state.descriptor);
+    let latest = node.directory().get(id).into_iter().chain(own).max_by_key(|d| d.generation);
     node.directory().is_gone(id)
-        || known.is_some_and(|known| {
-            known.generation > tablet.wanted() && !known.replicas().any(|at| at == node.id())
+        || latest.is_some_and(|latest| {
+            latest.generation > tablet.wanted() && !latest.replicas().any(|at| at == node.id())
         })
 }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host::{Replicas, lock};
 use super::liveness::{Contact, Epoch, Liveness, Standing, Vouched};
+use super::machine::RaftSnapshot;
 use super::network::answer;
 use super::replica::Replica;
 use super::timing::{LEASE, Timing};
@@ -54,6 +55,8 @@ pub(crate) struct Pulse {
     hands_over: Mutex<Option<(u64, NodeId)>>,
     /// openraft has given up, because its storage did.
     failed: AtomicBool,
+    /// The image whose shipping was interrupted last.
+    interrupted: Mutex<Option<RaftSnapshot>>,
 }
 
 /// What a follower has heard from its leader, at least.
@@ -103,6 +106,21 @@ impl Pulse {
 
     fn hands_over(&self, term: u64) -> Option<NodeId> {
         guard(&self.hands_over).filter(|(of, _)| *of == term).map(|(_, to)| to)
+    }
+
+    /// An image did not arrive whole.
+    pub(crate) fn set_interrupted(&self, snapshot: RaftSnapshot) {
+        *guard(&self.interrupted) = Some(snapshot);
+    }
+
+    pub(crate) fn take_interrupted(&self) -> Option<RaftSnapshot> {
+        guard(&self.interrupted).take()
+    }
+
+    /// Forgets an image that nobody went on with: it keeps pages of the data file from being used
+    /// again.
+    pub(crate) fn drop_interrupted(&self, number: u64) {
+        guard(&self.interrupted).take_if(|last| last.snapshot.number == number);
     }
 
     /// A leader has vouched for itself.

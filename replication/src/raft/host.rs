@@ -91,7 +91,7 @@ impl Host {
             group,
             transport: Arc::clone(&self.transport),
             timing: self.timing,
-            heart: Arc::clone(&self.heart),
+            heart: Arc::downgrade(&self.heart),
             pulse: Arc::clone(&pulse),
         };
         let config = self.timing.config(&*self.env).validate().map_err(io::Error::other)?;

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use meridian_storage::{LogStore, NodeId, TabletId, WriteBatch};
-use meridian_truetime::{Env, EnvironmentExt, Work};
+use meridian_truetime::{Env, Work};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::vote::RaftLeaderId;
@@ -31,7 +31,7 @@ use crate::state_machine::{Members, Position};
 pub(crate) const RESUMABLE: Duration = Duration::from_mins(1);
 
 /// An image, with a number that tells it from others of its group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NumberedImage {
     pub(crate) number: u64,
     pub(crate) image: Image,
@@ -42,8 +42,10 @@ pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<RaftType
 /// The members that a configuration of openraft's means.
 fn members(membership: &Membership) -> Members {
     let configs = membership.get_joint_config();
-    let voters = configs.last().into_iter().flatten().copied().map(NodeId::new).collect();
-    let learners = membership.learner_ids().map(NodeId::new).collect();
+    let voters: Vec<_> = configs.last().into_iter().flatten().copied().map(NodeId::new).collect();
+    // Those who vote no longer will follow; until the old configuration is gone they still vote.
+    let others = membership.nodes().map(|(id, _)| NodeId::new(*id));
+    let learners = others.filter(|node| !voters.contains(node)).collect();
     Members { voters, learners, joint: configs.len() > 1 }
 }
 
@@ -58,12 +60,6 @@ fn log_id(at: Position) -> LogId {
 
 fn position(log_id: &LogId) -> Position {
     Position { term: log_id.committed_leader_id().term, index: log_id.index }
-}
-
-fn snapshot(progress: &Progress, image: Image, number: u64) -> io::Result<RaftSnapshot> {
-    let (last_log_id, last_membership) = applied(progress)?;
-    let meta = SnapshotMeta { last_log_id, last_membership };
-    Ok(Snapshot { meta, snapshot: NumberedImage { number, image } })
 }
 
 /// Raft's memo: the members, and the entry that made them so.
@@ -95,14 +91,6 @@ pub fn death(group: TabletId, batch: &mut WriteBatch) {
     feed::forget(group, batch);
 }
 
-/// An image that is on its way to followers, and its number.
-#[derive(Clone, Debug)]
-struct Shipped {
-    number: u64,
-    progress: Progress,
-    image: Image,
-}
-
 /// A group's state machine as openraft drives it.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -110,43 +98,13 @@ pub(crate) struct Machine {
     applier: Arc<Applier>,
     logs: LogStore,
     pulse: Arc<Pulse>,
-    shipped: Arc<Mutex<Option<Shipped>>>,
 }
 
 impl Machine {
     pub(crate) fn new(env: Env, applier: Applier, logs: LogStore, pulse: Arc<Pulse>) -> Self {
-        let shipped = Arc::default();
-        let machine = Self { env, applier: Arc::new(applier), logs, pulse, shipped };
+        let machine = Self { env, applier: Arc::new(applier), logs, pulse };
         machine.say_applied();
         machine
-    }
-
-    fn shipped(&self) -> MutexGuard<'_, Option<Shipped>> {
-        self.shipped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The image to ship to followers: the last one, while the log goes on from it and it isn't too
-    /// old, lest a follower that was interrupted begin anew.
-    async fn image_to_ship(&self) -> io::Result<Shipped> {
-        let purged = self.logs.purged(self.applier.group()).unwrap_or(0);
-        let last = self.shipped().clone();
-        let goes_on = |last: &Shipped| last.progress.at.is_some_and(|at| at.index >= purged);
-        if let Some(last) = last.filter(goes_on) {
-            return Ok(last);
-        }
-        let (progress, image) = self.applier.image().await?;
-        let shipped = Shipped { number: self.env.random(), progress, image };
-        *self.shipped() = Some(shipped.clone());
-        // It keeps pages of the data file from being used again.
-        let (machine, number) = (self.clone(), shipped.number);
-        self.env.spawn(async move {
-            machine.env.sleep(RESUMABLE).await;
-            let mut shipped = machine.shipped();
-            if shipped.as_ref().is_some_and(|shipped| shipped.number == number) {
-                *shipped = None;
-            }
-        });
-        Ok(shipped)
     }
 
     fn say_applied(&self) {
@@ -212,18 +170,24 @@ impl RaftStateMachine<RaftTypes> for Machine {
         if self.applier.progress().at.is_none() {
             return Ok(None);
         }
-        let Shipped { number, progress, image } = self.image_to_ship().await?;
-        snapshot(&progress, image, number).map(Some)
+        // A follower that was interrupted need not begin anew, if the log goes on from there.
+        let purged = self.logs.purged(self.applier.group()).unwrap_or(0);
+        let goes_on = |meta: &SnapshotMeta| meta.last_log_id.is_some_and(|at| at.index >= purged);
+        if let Some(last) = self.pulse.take_interrupted().filter(|last| goes_on(&last.meta)) {
+            return Ok(Some(last));
+        }
+        self.build_snapshot().await.map(Some)
     }
 }
 
 impl RaftSnapshotBuilder<RaftTypes> for Machine {
     type SnapshotData = NumberedImage;
 
-    /// A consistent view of the data file at the position that it itself names. Nobody is sent this
-    /// one: it is taken to purge the log.
+    /// A consistent view of the data file at the position that it itself names.
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let (progress, image) = self.applier.image().await?;
-        snapshot(&progress, image, 0)
+        let (last_log_id, last_membership) = applied(&progress)?;
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        Ok(Snapshot { meta, snapshot: NumberedImage { number: self.env.random(), image } })
     }
 }

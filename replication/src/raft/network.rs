@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::heart::{Heart, Pulse};
 use super::liveness::Epoch;
-use super::machine::{NumberedImage, RaftSnapshot};
+use super::machine::{NumberedImage, RESUMABLE, RaftSnapshot};
 use super::timing::Timing;
 use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote};
 use crate::codec::{decode, encode};
@@ -76,7 +76,8 @@ pub(crate) struct Network {
     pub(crate) group: TabletId,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) timing: Timing,
-    pub(crate) heart: Arc<Heart>,
+    /// Not a strong one: it holds the replicas, and they hold this.
+    pub(crate) heart: Weak<Heart>,
     pub(crate) pulse: Arc<Pulse>,
 }
 
@@ -139,6 +140,7 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftTypes>, RpcError> {
         let Network { heart, pulse, .. } = &self.network;
+        let Some(heart) = heart.upgrade() else { return Err(closed()) };
         let [matched, committed] =
             [rpc.prev_log_id, rpc.leader_commit].map(|at| at.map_or(0, |at| at.index));
         let term = rpc.vote.leader_id.term;
@@ -201,9 +203,13 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<RaftTypes>, StreamingError<RaftTypes>> {
-        let send = self.send_snapshot(vote, snapshot);
+        let send = self.send_snapshot(vote, snapshot.clone());
         match select(std::pin::pin!(send), std::pin::pin!(cancel)).await {
-            Either::Left((answer, _)) => answer.map_err(StreamingError::from),
+            Either::Left((Ok(answer), _)) => Ok(answer),
+            Either::Left((Err(error), _)) => {
+                self.keep(snapshot);
+                Err(StreamingError::from(error))
+            }
             Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
         }
     }
@@ -218,6 +224,19 @@ impl RaftNetworkV2<RaftTypes> for Connection {
 }
 
 impl Connection {
+    /// Keeps an image that was interrupted for the next attempt.
+    fn keep(&self, snapshot: RaftSnapshot) {
+        let (env, pulse) = (&self.network.env, Arc::downgrade(&self.network.pulse));
+        let (number, late) = (snapshot.snapshot.number, env.sleep(RESUMABLE));
+        self.network.pulse.set_interrupted(snapshot);
+        env.spawn(async move {
+            late.await;
+            if let Some(pulse) = pulse.upgrade() {
+                pulse.drop_interrupted(number);
+            }
+        });
+    }
+
     async fn send_snapshot(
         &self,
         vote: Vote,

@@ -26,6 +26,14 @@ pub fn workspace() -> PathBuf {
     PathBuf::from(folder).parent().expect("a parent").to_owned()
 }
 
+/// Logs to stderr what `RUST_LOG` names, if it is set: for following one seed.
+pub fn log_if_asked() {
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let _ = log.with_ansi(false).without_time().try_init();
+    }
+}
+
 /// Time and timers of the real world. Needs a runtime.
 pub fn real_time() -> Arc<NodeEnvironment> {
     static WORLD: OnceLock<World> = OnceLock::new();

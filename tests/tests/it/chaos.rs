@@ -54,6 +54,7 @@ struct Stage {
 
 /// Runs one seed; what it came to.
 fn history(seed: u64) -> String {
+    meridian_tests::support::log_if_asked();
     World::run_virtual(seed, CostModel::default(), |world| async move {
         let topology = Topology::load("us-eu-3").expect("shipped");
         let nodes = usize::try_from(NODES).expect("small");

@@ -159,11 +159,10 @@ impl Tablet {
         leadership.map(|leadership| leadership.oracle().floor())
     }
 
-    /// The generation as of which this replica is wanted at least: what an older descriptor says of
-    /// it is history.
+    /// The generation as of which a leader wanted this replica, for all that this node knows: what
+    /// descriptors up to it say of the replica is history.
     pub(crate) fn wanted(&self) -> Generation {
-        let wanted = *self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.max(self.descriptor().generation)
+        *self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_wanted(&self, generation: Generation) {
