@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use bytes::Bytes;
 use futures::channel::oneshot;
-use meridian_storage::{DataSnapshot, DataStore, TabletId, WriteBatch};
+use meridian_storage::{DataSnapshot, DataStore, KeyRange, TabletId, WriteBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode, encode, to_io};
@@ -143,6 +143,16 @@ impl Applier {
     #[must_use]
     pub fn group(&self) -> TabletId {
         self.group
+    }
+
+    /// Whether a command concerns other state machines of the node.
+    pub(crate) fn concerns_others(&self, command: &[u8]) -> bool {
+        self.machine.concerns_others(command)
+    }
+
+    /// The rows that belong to the state now.
+    pub(crate) fn range(&self) -> io::Result<Option<KeyRange>> {
+        self.machine.range(&self.data.snapshot().map_err(to_io)?)
     }
 
     /// How far the state machine has come. The feed goes on after it.

@@ -57,6 +57,14 @@ impl Image {
         }
     }
 
+    /// The rows' range, unless it was received.
+    pub(crate) fn range(&self) -> Option<&KeyRange> {
+        match self {
+            Self::Local { range, .. } => Some(range),
+            Self::Received(_) => None,
+        }
+    }
+
     /// Whether a chunk is an image's last.
     pub(crate) fn ends_with(chunk: &[u8]) -> bool {
         matches!(decode(chunk), Ok(Chunk::End { .. }))

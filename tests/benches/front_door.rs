@@ -2,7 +2,7 @@
 //! time, many clients at once, many rows at once; and what a cluster uses while nobody asks it
 //! anything.
 //!
-//!     cargo bench --workspace --bench front_door
+//!     cargo build --release && cargo bench --workspace --bench front_door
 //!
 //! The disk decides much of it, so its own figure comes first: a durable append of a small file.
 //! Every write waits for one of those on two of three nodes, which share this machine's disk.

@@ -1,7 +1,7 @@
 //! What tablets cost while nobody asks for them: three nodes in one process, and a table that is
 //! split into more and more tablets.
 //!
-//!     cargo bench --workspace --bench idle_tablets
+//!     cargo build --release && cargo bench --workspace --bench idle_tablets
 //!
 //! The shares are of one core, for the three nodes together.
 
@@ -58,17 +58,15 @@ async fn split(server: &Server, numbers: std::ops::Range<u32>) {
     for session in 0..SESSIONS {
         let client = server.connect(1).await;
         let mut numbers = numbers.clone().filter(move |n| n % SESSIONS == session);
-        sessions.push(tokio::spawn(async move {
+        sessions.push(async move {
             for number in &mut numbers {
                 let key = number.reverse_bits() >> 1;
                 let sql = format!("SELECT meridian.split('t', {key})");
                 client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
             }
-        }));
+        });
     }
-    for session in sessions {
-        session.await.expect("split");
-    }
+    futures::future::join_all(sessions).await;
 }
 
 #[expect(clippy::disallowed_methods, reason = "measures real time from outside")]

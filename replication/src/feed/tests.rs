@@ -1,6 +1,6 @@
 //! A feed without Raft: an agreed list of epochs, as Calvin's sequencers would make it.
 
-use meridian_storage::{KeyRange, SimulatedDisk, Storage, StorageOptions};
+use meridian_storage::{SimulatedDisk, Storage, StorageOptions};
 use meridian_truetime::{CostModel, Env, Timestamp, World};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -23,7 +23,7 @@
 //!   again until one is elected.
 //! * A replica that is content refuses candidates, as Raft's followers do within the election
 //!   timeout (section 9.6 of the dissertation). One that knows of a later term isn't held back.
-//! * A leader that reaches no majority takes no proposals (etcd's CheckQuorum).
+//! * A leader that reaches no majority takes no proposals (etcd's check of its quorum).
 //!
 //! Nothing here is needed for safety: who may lead is for terms and votes to say. What is to be
 //! shown is that no group is content without a leader. Its leader ends in one of four ways: with its
@@ -113,7 +113,7 @@ impl Liveness {
     /// A heartbeat of `node`.
     pub(crate) fn heard(&mut self, now: Moment, node: NodeId, epoch: Epoch) {
         let peer = self.peers.entry(node).or_default();
-        if !peer.heard.is_some_and(|(at, _)| now.since(at) <= peer.patience) {
+        if peer.heard.is_none_or(|(at, _)| now.since(at) > peer.patience) {
             peer.patience = self.rng.random_range(self.shortest..=self.longest);
         }
         peer.heard = Some((now, epoch));
@@ -177,31 +177,34 @@ mod tests {
         Liveness::new(US, shortest, longest, StdRng::seed_from_u64(1))
     }
 
-    fn vouched(term: u64, epoch: Epoch) -> Option<Vouched> {
-        Some(Vouched { leader: LEADER, term, epoch })
+    fn vouched(term: u64, epoch: Epoch) -> Vouched {
+        Vouched { leader: LEADER, term, epoch }
     }
 
     #[test]
     fn a_timer_rests_while_the_leader_that_vouched_is_heard() {
         let mut liveness = liveness();
-        assert!(liveness.is_restless(at(0), FOLLOWS, vouched(7, 40)), "never heard");
+        assert!(liveness.is_restless(at(0), FOLLOWS, Some(vouched(7, 40))), "never heard");
         liveness.heard(at(0), LEADER, 40);
         assert!(liveness.is_restless(at(0), FOLLOWS, None), "has not vouched");
-        assert!(liveness.is_restless(at(0), FOLLOWS, vouched(6, 40)), "for another term");
-        assert!(!liveness.is_restless(at(0), FOLLOWS, vouched(7, 40)));
-        assert!(!liveness.is_restless(at(300), FOLLOWS, vouched(7, 40)), "patience");
-        assert!(liveness.is_restless(at(601), FOLLOWS, vouched(7, 40)), "silence");
+        assert!(liveness.is_restless(at(0), FOLLOWS, Some(vouched(6, 40))), "for another term");
+        assert!(!liveness.is_restless(at(0), FOLLOWS, Some(vouched(7, 40))));
+        assert!(!liveness.is_restless(at(300), FOLLOWS, Some(vouched(7, 40))), "patience");
+        assert!(liveness.is_restless(at(601), FOLLOWS, Some(vouched(7, 40))), "silence");
         liveness.heard(at(700), LEADER, 40);
-        assert!(!liveness.is_restless(at(700), FOLLOWS, vouched(7, 40)), "it was alive");
+        assert!(!liveness.is_restless(at(700), FOLLOWS, Some(vouched(7, 40))), "it was alive");
         liveness.heard(at(800), LEADER, 41);
-        assert!(liveness.is_restless(at(800), FOLLOWS, vouched(7, 40)), "it has started anew");
-        assert!(!liveness.is_restless(at(800), FOLLOWS, vouched(7, 41)));
+        assert!(
+            liveness.is_restless(at(800), FOLLOWS, Some(vouched(7, 40))),
+            "it has started anew"
+        );
+        assert!(!liveness.is_restless(at(800), FOLLOWS, Some(vouched(7, 41))));
     }
 
     #[test]
     fn who_has_no_leader_is_restless_and_who_leads_is_not() {
         let liveness = liveness();
-        assert!(liveness.is_restless(at(0), Standing::Unled, vouched(7, 40)));
+        assert!(liveness.is_restless(at(0), Standing::Unled, Some(vouched(7, 40))));
         assert!(!liveness.is_restless(at(0), Standing::Leads { term: 7 }, None));
     }
 
@@ -237,7 +240,8 @@ mod tests {
         for round in 0..20 {
             let begin = round * 10_000;
             liveness.heard(at(begin), LEADER, 40);
-            let silent = |ms: &u64| liveness.is_restless(at(begin + ms), FOLLOWS, vouched(7, 40));
+            let silent =
+                |ms: &u64| liveness.is_restless(at(begin + ms), FOLLOWS, Some(vouched(7, 40)));
             given_up.push((0..1_000).find(silent).expect("in the end"));
         }
         assert!(given_up.iter().all(|ms| (300..=601).contains(ms)), "{given_up:?}");

@@ -132,6 +132,9 @@ impl RaftStateMachine<RaftTypes> for Machine {
             let answer = match &entry.payload {
                 EntryPayload::Blank => self.applier.apply(at, Entry::Nothing, None)?,
                 EntryPayload::Normal(command) => {
+                    if self.applier.concerns_others(&command.0) {
+                        self.pulse.take_interrupted();
+                    }
                     self.applier.apply(at, Entry::Command(&command.0), None)?
                 }
                 EntryPayload::Membership(_) => {
@@ -170,10 +173,13 @@ impl RaftStateMachine<RaftTypes> for Machine {
         if self.applier.progress().at.is_none() {
             return Ok(None);
         }
-        // A follower that was interrupted need not begin anew, if the log goes on from there.
+        // A follower that was interrupted need not begin anew, if the log goes on from there, and
+        // holds no split or merge since then: their history is no business of who comes later.
         let purged = self.logs.purged(self.applier.group()).unwrap_or(0);
-        let goes_on = |meta: &SnapshotMeta| meta.last_log_id.is_some_and(|at| at.index >= purged);
-        if let Some(last) = self.pulse.take_interrupted().filter(|last| goes_on(&last.meta)) {
+        if let (Some(last), Some(range)) = (self.pulse.take_interrupted(), self.applier.range()?)
+            && last.meta.last_log_id.is_some_and(|at| at.index >= purged)
+            && last.snapshot.image.range() == Some(&range)
+        {
             return Ok(Some(last));
         }
         self.build_snapshot().await.map(Some)

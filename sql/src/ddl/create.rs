@@ -7,7 +7,7 @@ use meridian_txn::{PlacementChange, TabletDescriptor, TxnError, directory_put, t
 
 use super::columns::{check_defaults, columns};
 use super::options::TableOptions;
-use super::{ATTEMPTS, CatalogRows, PAUSE, check_name, internal, reference, write};
+use super::{ATTEMPTS, CatalogRows, PAUSE, check_name, internal, reference, remark_failure, write};
 use crate::catalog::bootstrap::{FIRST_USER_TABLE, SCHEMA};
 use crate::catalog::{CatalogSnapshot, Interleaved, OnDelete, TableInfo, store};
 use crate::codec;
@@ -69,10 +69,11 @@ pub(crate) async fn create_table(
         };
         match created {
             Ok(descriptor) => {
-                session.engine().catalog.refresh().await?;
+                let refreshed = session.engine().catalog.refresh().await;
+                remark_failure(session, refreshed.map(drop));
                 if let Some(descriptor) = descriptor {
                     let served = session.engine().tablets.ensure_tablet(&descriptor).await;
-                    served.map_err(|error| txn_error(&error))?;
+                    remark_failure(session, served.map_err(|error| txn_error(&error)));
                 }
                 return done();
             }

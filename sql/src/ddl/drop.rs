@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::ast;
 use meridian_txn::{TabletDescriptor, TxnError, directory_delete, table_range};
 
-use super::{ATTEMPTS, CatalogRows, internal, reference, write};
+use super::{ATTEMPTS, CatalogRows, internal, reference, remark_failure, write};
 use crate::catalog::{CatalogSnapshot, TableInfo, store};
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::txn_error;
@@ -45,7 +45,8 @@ pub(crate) async fn drop(
                     session.notice(notice);
                 }
                 if !tables.is_empty() {
-                    session.engine().catalog.refresh().await?;
+                    let refreshed = session.engine().catalog.refresh().await;
+                    remark_failure(session, refreshed.map(|_| ()));
                     close(session, &tables, &descriptors).await;
                 }
                 return done();

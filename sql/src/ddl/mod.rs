@@ -64,7 +64,7 @@ use meridian_txn::{Mutation, ReadAt, ReadSet, TxnError, WriteRequest};
 use crate::catalog::{TableInfo, store};
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::sql_error;
-use crate::session::Session;
+use crate::session::{Notice, Session};
 use crate::tablets::SYSTEM_TABLET;
 
 /// How often a change is tried again because another came first.
@@ -89,6 +89,15 @@ async fn write(
     let at = session.engine().tablets.write(request).await?;
     session.high_water().raise(at);
     Ok(())
+}
+
+/// What follows a change that is committed: it stands whatever becomes of this, so that a failure is
+/// a warning and no error.
+fn remark_failure(session: &mut Session, followed: Result<(), SqlError>) {
+    if let Err(error) = followed {
+        let warning = Notice::warning("the change is made, but what follows it is not complete");
+        session.notice(warning.detail(error.to_string()));
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
