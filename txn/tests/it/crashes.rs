@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::EnvironmentExt;
 use meridian_txn::TxnError;
 
-use crate::cluster::{insert, run, value};
+use crate::checks::settle;
+use crate::cluster::{Cluster, Setup, insert, run, run_setup, value};
 
 /// Acknowledged inserts survive the crash of the leader, and the cluster goes on without it.
 fn leader_crash(seed: u64) -> (u64, usize) {
@@ -115,5 +117,52 @@ fn a_node_that_missed_much_catches_up() {
         cluster.crash(1, 1).await;
         let node = cluster.node(3);
         assert_eq!(value(&node, 11_999).await, Ok(Some("row".into())));
+    });
+}
+
+/// Bytes sent from one node to another so far.
+fn sent(cluster: &Cluster, from: u64, to: u64) -> u64 {
+    let links = cluster.network.links();
+    let ends = (NodeId::new(from), NodeId::new(to));
+    let link = links.iter().find(|link| (link.from, link.to) == ends).expect("a link");
+    link.bytes
+}
+
+/// A new replica gets its image once, although the link breaks meanwhile.
+#[test]
+fn an_image_goes_on_where_it_was_interrupted() {
+    const ROW: usize = 100_000;
+    const ROWS: u64 = 100;
+    let setup = Setup { seed: 5, topology: "us-eu-3", nodes: 5, ..Setup::default() };
+    run_setup(setup, |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(1);
+        cluster.network.set_stream_patience(Duration::from_secs(2));
+        let value_of = |k: u64| char::from(b'a' + u8::try_from(k % 26).expect("small")).to_string();
+        for k in 1..=ROWS {
+            node.write(insert(k, &value_of(k).repeat(ROW))).await.expect("inserted");
+        }
+        let image = ROWS * ROW as u64;
+        let before = sent(&cluster, 1, 5);
+        let moved = node.move_replica(TabletId::new(2), NodeId::new(3), NodeId::new(5));
+        let broken = async {
+            while sent(&cluster, 1, 5) < before + image / 2 {
+                node.env().sleep(Duration::from_millis(1)).await;
+            }
+            cluster.network.cut(NodeId::new(1), NodeId::new(5));
+            // Long enough for the stream to break on both sides, and for attempts to fail.
+            node.env().sleep(Duration::from_secs(6)).await;
+            cluster.network.heal();
+        };
+        let (moved, ()) = futures::join!(moved, broken);
+        moved.expect("moved");
+        settle(&cluster).await;
+        let sent = sent(&cluster, 1, 5) - before;
+        // Sent twice is what was on its way when the link broke.
+        assert!(sent < image + image / 3, "{sent} bytes for an image of {image}");
+        for k in 1..=ROWS {
+            let found = value(&cluster.node(5), k).await.expect("read");
+            assert_eq!(found, Some(value_of(k).repeat(ROW)), "row {k}");
+        }
     });
 }
