@@ -109,8 +109,8 @@ fn a_node_that_missed_much_catches_up() {
             let tablet = tablets.into_iter().find(|t| t.descriptor.id.get() == 2).expect("there");
             (tablet.applied_index, tablet.last_write, tablet.size_bytes > 0)
         };
-        let behind = status(node.status_of(meridian_storage::NodeId::new(3)).await.expect("up"));
-        let ahead = status(node.status_of(meridian_storage::NodeId::new(1)).await.expect("up"));
+        let behind = status(node.status_of(NodeId::new(3)).await.expect("up"));
+        let ahead = status(node.status_of(NodeId::new(1)).await.expect("up"));
         assert_eq!(behind, ahead);
         assert!(behind.0 > 10_000);
         // The two that are left are a majority only if node 3 really has the data.
