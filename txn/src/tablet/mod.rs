@@ -2,10 +2,12 @@
 
 mod leader;
 mod machine;
+mod state;
 
 pub use leader::TabletRead;
 pub(crate) use leader::{Tablet, TabletParts};
-pub(crate) use machine::{
-    Event, Frozen, State, TabletMachine, Target, Unchanged, creation, directory_begins, is_stored,
-    removal, same_nodes, stored_tablets, wanted_record,
+pub(crate) use machine::TabletMachine;
+pub(crate) use state::{
+    Event, Frozen, State, Target, Unchanged, creation, directory_begins, is_stored, removal,
+    same_nodes, stored_tablets, wanted_record,
 };
