@@ -220,6 +220,7 @@ impl Heart {
             }
             let Standing::Leads { term } = standing else {
                 *guard(&pulse.leads) = None;
+                pulse.isolated.store(false, Ordering::Relaxed);
                 continue;
             };
             let since = {

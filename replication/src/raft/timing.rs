@@ -13,7 +13,8 @@ pub(crate) const LEASE: Duration = Duration::from_mins(2);
 ///
 /// The heartbeat interval is also openraft's deadline for an append, and it keeps a quarter of that
 /// to itself, so it must exceed 4/3 of the longest round trip or a group that has only that link
-/// left never makes progress. A follower calls an election after three to six heartbeats.
+/// left never makes progress. When a node has been silent for three to six heartbeats, the followers of
+/// its groups stand for election, within one and a half more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Between two heartbeats of a node.
