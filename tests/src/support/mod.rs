@@ -6,6 +6,7 @@ mod raw;
 mod server;
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,6 +33,21 @@ pub fn log_if_asked() {
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let _ = log.with_ansi(false).without_time().try_init();
     }
+}
+
+/// The line with the trace that a test of this binary prints, alone in a process of its own, for the
+/// seed that it finds in `variable`.
+pub fn trace_in_a_fresh_process(test: &str, variable: &str, seed: u64) -> String {
+    let output = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(variable, seed.to_string())
+        .output()
+        .expect("runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "seed {seed}: {text}{error}");
+    let trace = text.lines().find(|line| line.contains("trace "));
+    trace.unwrap_or_else(|| panic!("seed {seed} printed no trace: {text}")).to_owned()
 }
 
 /// Time and timers of the real world. Needs a runtime.

@@ -1,12 +1,11 @@
 //! Faults by hand: the functions of the schema `meridian`, through psql and drivers at the real
 //! binary, and in virtual time where what they do can be told exactly.
 
-use std::process::Command;
 use std::time::Duration;
 
 use meridian_lab::Client as _;
 use meridian_server::cluster::Cluster;
-use meridian_tests::support::{Server, eventually, psql, real_time};
+use meridian_tests::support::{Server, eventually, psql, real_time, trace_in_a_fresh_process};
 use meridian_tests::virtual_cluster::{session, start};
 use meridian_truetime::{CostModel, Env, EnvironmentExt, World};
 use tokio_postgres::Client;
@@ -376,16 +375,7 @@ fn pause_of_one_seed() {
 }
 
 fn in_a_fresh_process(seed: u64) -> String {
-    let output = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "faults::pause_of_one_seed", "--nocapture", "--test-threads=1"])
-        .env(SEED, seed.to_string())
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "seed {seed}: {text}{error}");
-    let trace = text.lines().find(|line| line.contains("trace "));
-    trace.unwrap_or_else(|| panic!("seed {seed} printed no trace: {text}")).to_owned()
+    trace_in_a_fresh_process("faults::pause_of_one_seed", SEED, seed)
 }
 
 #[test]

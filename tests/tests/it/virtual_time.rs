@@ -1,12 +1,12 @@
 //! The whole database in virtual time: SQL in sessions of this process, the leader crashed in the
 //! middle, and the same history again from the same seed.
 
-use std::process::Command;
 use std::time::Duration;
 
 use meridian_lab::mixed::{Mixed, Record};
 use meridian_lab::{Client, Outcome};
 use meridian_server::lab::NodeTime;
+use meridian_tests::support::trace_in_a_fresh_process;
 use meridian_tests::virtual_cluster::{session, start};
 use meridian_truetime::{CostModel, EnvironmentExt, World};
 
@@ -79,16 +79,7 @@ fn story_of_one_seed() {
 }
 
 fn in_a_fresh_process(seed: u64) -> String {
-    let output = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "virtual_time::story_of_one_seed", "--nocapture", "--test-threads=1"])
-        .env(SEED, seed.to_string())
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "seed {seed}: {text}{error}");
-    let trace = text.lines().find(|line| line.contains("trace "));
-    trace.unwrap_or_else(|| panic!("seed {seed} printed no trace: {text}")).to_owned()
+    trace_in_a_fresh_process("virtual_time::story_of_one_seed", SEED, seed)
 }
 
 #[test]
