@@ -11,7 +11,7 @@ use meridian_tests::virtual_cluster::session;
 use meridian_truetime::{Env, EnvironmentExt, Moment};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A client is gone after this: a paused node would keep it longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,13 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How many statements a session has on average before its client connects anew, elsewhere.
 const STATEMENTS: f64 = 8.0;
 
+/// A session: a task of its node, which ends with it. The client's end of it holds nothing of the
+/// node's.
+struct Open {
+    node: u64,
+    env: Env,
+    statements: mpsc::UnboundedSender<(String, Answer)>,
+}
+
+type Answer = oneshot::Sender<Result<Reply, ClientError>>;
+
 pub struct Sessions {
     cluster: Arc<Cluster>,
     env: Env,
     rng: StdRng,
     /// Where to connect, if not anywhere.
     node: Option<u64>,
-    open: Option<(u64, Env, SessionClient)>,
+    open: Option<Open>,
 }
 
 impl Sessions {
@@ -39,24 +49,26 @@ impl Sessions {
         Self { node: Some(node), ..Self::new(cluster, env) }
     }
 
-    /// A node that runs, its environment, and an open session there.
-    fn connect(&mut self) -> Option<(u64, Env, SessionClient)> {
+    /// An open session at a node that runs.
+    fn connect(&mut self) -> Option<Open> {
         let leaves = self.node.is_none() && self.rng.random_bool(1.0 / STATEMENTS);
-        if let Some((node, env, client)) = self.open.take().filter(|_| !leaves) {
+        if let Some(open) = self.open.take().filter(|_| !leaves) {
             // Started again, the node knows nothing of its old sessions.
-            if self.cluster.env(node).is_some_and(|now| Arc::ptr_eq(&now, &env)) {
-                return Some((node, env, client));
+            if self.cluster.env(open.node).is_some_and(|now| Arc::ptr_eq(&now, &open.env)) {
+                return Some(open);
             }
         }
         let numbers = self.cluster.numbers().into_iter();
         let running: Vec<u64> = numbers.filter(|n| self.cluster.node(*n).is_some()).collect();
         let any = *running.get(self.rng.random_range(0..running.len().max(1)))?;
         let node = self.node.unwrap_or(any);
-        Some((node, self.cluster.env(node)?, session(&self.cluster, node)))
+        let env = self.cluster.env(node)?;
+        let (statements, next) = mpsc::unbounded_channel();
+        env.spawn(serve(session(&self.cluster, node), next));
+        Some(Open { node, env, statements })
     }
 
-    /// Runs a statement as the node's server does: in a task of that node, which ends with it, and
-    /// when the client goes away.
+    /// Runs a statement in the open session, or in a new one.
     ///
     /// # Errors
     /// What a client is told, and `08006` when the node or the client's patience came to an end.
@@ -65,10 +77,11 @@ impl Sessions {
     /// When a client must not be told that.
     pub async fn run(&mut self, sql: &str) -> Result<Reply, ClientError> {
         let began = self.env.moment();
-        let Some((node, env, client)) = self.connect() else {
+        let Some(open) = self.connect() else {
             return Err(ClientError::new("57P03", "no node runs"));
         };
-        let result = self.run_at(node, env, client, sql).await;
+        let node = open.node;
+        let result = self.run_at(open, sql).await;
         let at = |moment: Moment| moment.since(Moment::START).as_secs_f64();
         let outcome = match &result {
             Ok(reply) => format!("{} {}", reply.tag, reply.rows.len()),
@@ -82,33 +95,33 @@ impl Sessions {
         result
     }
 
-    async fn run_at(
-        &mut self,
-        node: u64,
-        env: Env,
-        mut client: SessionClient,
-        sql: &str,
-    ) -> Result<Reply, ClientError> {
-        let (mut tell, hear) = oneshot::channel();
-        let text = sql.to_owned();
-        env.spawn(async move {
-            let result = {
-                let gone = std::pin::pin!(tell.closed());
-                match select(gone, client.execute(&text)).await {
-                    Either::Left(_) => return,
-                    Either::Right((result, _)) => result,
-                }
-            };
-            let _ = tell.send((client, result));
-        });
+    async fn run_at(&mut self, open: Open, sql: &str) -> Result<Reply, ClientError> {
+        let (answer, hear) = oneshot::channel();
+        let gone = || ClientError::new("08006", "the node is gone");
+        open.statements.send((sql.to_owned(), answer)).map_err(|_| gone())?;
         match self.env.timeout(PATIENCE, hear).await {
-            Ok(Ok((client, result))) => {
-                self.open = Some((node, env, client));
+            Ok(Ok(result)) => {
+                self.open = Some(open);
                 result
             }
-            Ok(Err(_)) => Err(ClientError::new("08006", "the node is gone")),
+            Ok(Err(_)) => Err(gone()),
             Err(_) => Err(ClientError::new("08006", "the client lost patience")),
         }
+    }
+}
+
+/// What a node's server does for a session: one statement after the other, until the client goes
+/// away.
+async fn serve(mut client: SessionClient, mut next: mpsc::UnboundedReceiver<(String, Answer)>) {
+    while let Some((sql, mut answer)) = next.recv().await {
+        let result = {
+            let gone = std::pin::pin!(answer.closed());
+            match select(gone, client.execute(&sql)).await {
+                Either::Left(_) => return,
+                Either::Right((result, _)) => result,
+            }
+        };
+        let _ = answer.send(result);
     }
 }
 
