@@ -7,6 +7,7 @@ pub mod config;
 mod console;
 pub mod demo;
 pub mod lab;
+pub mod memory;
 pub mod node;
 pub mod pg;
 pub mod splits;

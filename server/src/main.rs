@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use meridian_server::cli::{Cli, Command, DemoArgs, StartArgs, StatusArgs};
 use meridian_server::config::DemoConfig;
+use meridian_server::memory::configure_allocator;
 use meridian_server::node::config::StartConfig;
 use meridian_server::{demo, node, status};
 use tokio::runtime::{Handle, Runtime};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    configure_allocator();
     let done = match Cli::parse().into_command() {
         Command::Demo(args) => run_demo(args),
         Command::Start(args) => run_start(args),

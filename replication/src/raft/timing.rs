@@ -6,8 +6,9 @@ use meridian_truetime::Environment;
 use openraft::{Config, SnapshotPolicy};
 
 /// For how long a majority's answer lets a leader propose, as openraft sees it. Whether it reaches a
-/// majority is seen to elsewhere (`liveness`), much sooner.
-pub(crate) const LEASE: Duration = Duration::from_mins(2);
+/// majority is seen to elsewhere (`liveness`), much sooner. Renewing it takes up memory that openraft
+/// keeps (a queue of its is a ring that is never rewound), so it is long.
+pub(crate) const LEASE: Duration = Duration::from_hours(24);
 
 /// How patient the groups of a cluster are.
 ///
@@ -61,6 +62,8 @@ impl Timing {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.log_keep),
             max_in_snapshot_log_to_keep: self.log_keep / 5,
             purge_batch_size: 256,
+            // Nothing of openraft's own statistics is asked for, and this would take 150 KiB.
+            log_stage_capacity: Some(1),
             enable_pre_vote: Some(true),
             // A leader that restarts must win an election: what it had promised is forgotten.
             enable_leader_restore: Some(false),
