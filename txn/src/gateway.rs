@@ -7,6 +7,7 @@ mod search;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
 use meridian_replication::TabletDescriptor;
 use meridian_replication::net::NetError;
 use meridian_storage::{NodeId, TabletId};
@@ -97,7 +98,7 @@ impl Node {
         self.ask(node, SYSTEM_TABLET, Request::Status, Effect::Repeatable).await
     }
 
-    /// One request to one node.
+    /// One request to one node. What is harmless to ask again never ends with an unknown outcome.
     async fn ask<T: DeserializeOwned>(
         &self,
         node: NodeId,
@@ -105,26 +106,37 @@ impl Node {
         request: Request,
         effect: Effect,
     ) -> Result<T, TxnError> {
+        let answer = self.ask_once(node, tablet, request, effect).await;
+        match answer.and_then(|answer| decode::<Result<T, TxnError>>(&answer)?) {
+            Err(TxnError::Unknown { reason }) if effect == Effect::Repeatable => {
+                Err(TxnError::Unavailable { tablet, reason })
+            }
+            answer => answer,
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        node: NodeId,
+        tablet: TabletId,
+        request: Request,
+        effect: Effect,
+    ) -> Result<Bytes, TxnError> {
         if node == self.id() {
             // As patient as with another node: a leader alone may never hear from a majority.
-            return match self.env().timeout(ANSWER, Box::pin(self.serve(request))).await {
-                Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,
-                Err(Elapsed) => Err(match effect {
-                    Effect::Repeatable => TxnError::Unavailable { tablet, reason: late() },
-                    Effect::Once => TxnError::Unknown { reason: late() },
-                }),
-            };
+            let answer = self.env().timeout(ANSWER, Box::pin(self.serve(request))).await;
+            return answer.map_err(|Elapsed| TxnError::Unknown { reason: late() });
         }
         let number = (effect == Effect::Once).then(|| self.env().random());
         let message = encode(&Message { number, request })?;
         let answer = self.transport().call(node, SERVICE, message.into(), ANSWER).await;
-        match answer {
-            Ok(answer) => decode::<Result<T, TxnError>>(&answer)?,
-            Err(error) if effect == Effect::Repeatable || error.certainly_not_executed() => {
-                Err(not_executed(tablet, &error))
+        answer.map_err(|error| {
+            if error.certainly_not_executed() {
+                not_executed(tablet, &error)
+            } else {
+                unknown(&error)
             }
-            Err(error) => Err(unknown(&error)),
-        }
+        })
     }
 
     async fn ask_leader<T: DeserializeOwned + Send>(

@@ -21,6 +21,7 @@ use openraft::vote::RaftLeaderId;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use super::handover::Handover;
 use super::host::{Replicas, lock};
 use super::liveness::{Contact, Epoch, Liveness, Standing, Vouched};
 use super::machine::RaftSnapshot;
@@ -55,6 +56,8 @@ pub(crate) struct Pulse {
     hands_over: Mutex<Option<(u64, NodeId)>>,
     /// openraft has given up, because its storage did.
     failed: AtomicBool,
+    /// Leadership that is handed to it.
+    pub(crate) handover: Handover,
     /// The image whose shipping was interrupted last.
     interrupted: Mutex<Option<RaftSnapshot>>,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use meridian_storage::{NodeId, Storage, TabletId};
 use meridian_truetime::{Env, EnvironmentExt};
 
+use super::handover::Handing;
 use super::heart::{self, Heart, HeartService, Pulse};
 use super::log::GroupLog;
 use super::machine::Machine;
@@ -61,7 +62,9 @@ impl Host {
             Arc::clone(&replicas),
         );
         let heart = Arc::new(heart);
-        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), Arc::clone(&env));
+        let (of_env, of_transport) = (Arc::clone(&env), Arc::clone(&transport));
+        let handing = Handing { env: of_env, transport: of_transport, timing };
+        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), handing);
         registry.register(SERVICE, Arc::new(service));
         registry.register(heart::SERVICE, Arc::new(HeartService(Arc::clone(&heart))));
         env.spawn(Heart::run(Arc::downgrade(&heart)));

@@ -23,6 +23,7 @@
 //!   state machines are deterministic and their effects replace each other exactly.
 //! * A node whose disk was wiped must not come back under its old id: it would have forgotten votes.
 
+mod handover;
 mod heart;
 mod host;
 mod liveness;

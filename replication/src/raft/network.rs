@@ -26,11 +26,12 @@ use openraft::{AnyError, OptionalSend};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::handover::Granted;
 use super::heart::{Heart, Pulse};
 use super::liveness::Epoch;
 use super::machine::{NumberedImage, RESUMABLE, RaftSnapshot};
 use super::timing::Timing;
-use super::types::{Member, RaftTypes, RpcError, SnapshotMeta, Vote};
+use super::types::{LogId, Member, RaftTypes, RpcError, SnapshotMeta, Vote};
 use crate::codec::{decode, encode};
 use crate::net::{Incoming, NetError, Outgoing, Transport};
 
@@ -51,6 +52,7 @@ pub(crate) enum Call {
     Vote(VoteRequest<RaftTypes>),
     PreVote(VoteRequest<RaftTypes>),
     Transfer(TransferLeaderRequest<RaftTypes>),
+    Granted(Granted),
 }
 
 /// The first message of a stream says what it is for.
@@ -140,6 +142,9 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftTypes>, RpcError> {
         let Network { heart, pulse, .. } = &self.network;
+        if pulse.handover.held(self.target, &rpc.vote).is_some() {
+            return Ok(AppendEntriesResponse::Success);
+        }
         let Some(heart) = heart.upgrade() else { return Err(closed()) };
         let [matched, committed] =
             [rpc.prev_log_id, rpc.leader_commit].map(|at| at.map_or(0, |at| at.index));
@@ -185,7 +190,13 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         rpc: VoteRequest<RaftTypes>,
         _option: RPCOption,
     ) -> Result<VoteResponse<RaftTypes>, RpcError> {
-        self.call(Call::Vote(rpc)).await
+        let handover = &self.network.pulse.handover;
+        if let Some(answer) = handover.answer(self.target, &rpc) {
+            return Ok(answer);
+        }
+        let answer = self.call(Call::Vote(rpc.clone())).await?;
+        handover.voted(self.target, &rpc, &answer);
+        Ok(answer)
     }
 
     async fn pre_vote(
@@ -326,6 +337,9 @@ where
                     return Some(answer);
                 }
                 Event::Request(request) => {
+                    if let Some(held) = self.held(&request) {
+                        return Some(Ok(Ok(Some(held))));
+                    }
                     if self.under_way == 0 {
                         due = env.sleep(deadline);
                     }
@@ -336,6 +350,15 @@ where
                 Event::End => self.input = None,
             }
         }
+    }
+
+    /// How much of a request the follower is known to hold.
+    fn held(&self, request: &AppendEntriesRequest<RaftTypes>) -> Option<LogId> {
+        let Connection { network, target, .. } = self.connection;
+        let last = request.entries.last()?.log_id;
+        let held = network.pulse.handover.held(*target, &request.vote)?;
+        // Answers come in the order of the requests.
+        (self.under_way == 0 && request.prev_log_id < Some(held)).then_some(last.min(held))
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<RaftTypes>) -> Result<(), RpcError> {

@@ -15,6 +15,7 @@ use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{ChangeMembers, LinearizerOption, ReadPolicy, ServerState};
 
+use super::handover;
 use super::heart::Pulse;
 use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
 use crate::state_machine::StateMachine;
@@ -160,6 +161,16 @@ impl Replica {
         self.raft.server_metrics().borrow_watched().current_leader.map(NodeId::new)
     }
 
+    /// Whom to ask for the leader: the one that this replica knows of, or voted for last.
+    #[must_use]
+    pub fn probable_leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let candidate = (!metrics.vote.committed).then_some(*metrics.vote.leader_id.node_id());
+        let other = candidate.filter(|candidate| *candidate != self.node.get());
+        metrics.current_leader.or(other).map(NodeId::new)
+    }
+
     /// Hands a command to the log of the term in which the caller saw this replica lead. Commands
     /// are logged in the order in which these calls return.
     ///
@@ -168,7 +179,7 @@ impl Replica {
     pub async fn submit(&self, term: u64, command: Bytes) -> Result<Submitted, ProposeError> {
         let here = self.leadership().filter(|_| !self.pulse.is_isolated());
         let Some(leader) = here.filter(|leader| leader.term == term) else {
-            return Err(ProposeError::NotLeader { leader: self.leader() });
+            return Err(ProposeError::NotLeader { leader: self.probable_leader() });
         };
         let leader = leader.to_committed();
         let (responder, outcome) = ProgressResponder::<RaftTypes, _>::complete_only();
@@ -184,7 +195,7 @@ impl Replica {
     /// [`ConfirmError`] when it doesn't lead or can't be sure.
     pub async fn confirm(&self) -> Result<u64, ConfirmError> {
         let Some(term) = self.leads() else {
-            return Err(ConfirmError::NotLeader { leader: self.leader() });
+            return Err(ConfirmError::NotLeader { leader: self.probable_leader() });
         };
         let _repeated = self.pulse.confirming();
         let read_index = LinearizerOption::from(ReadPolicy::ReadIndex);
@@ -200,8 +211,28 @@ impl Replica {
         // A term that ended while we waited was confirmed by nobody.
         match self.leads() {
             Some(now) if now == term => Ok(term),
-            _ => Err(ConfirmError::NotLeader { leader: self.leader() }),
+            _ => Err(ConfirmError::NotLeader { leader: self.probable_leader() }),
         }
+    }
+
+    /// Waits, at the beginning of a term that this replica leads, until everything that earlier
+    /// terms have committed is applied here.
+    ///
+    /// # Errors
+    /// [`ConfirmError`] when it doesn't lead any more, or can't be sure.
+    pub async fn begin(&self, term: u64) -> Result<(), ConfirmError> {
+        let begun = handover::begin(self, term).await;
+        let begun = begun.map_err(|error| ConfirmError::Unavailable(error.to_string()))?;
+        let confirmed = if begun { self.leads() } else { Some(self.confirm().await?) };
+        if confirmed == Some(term) {
+            return Ok(());
+        }
+        Err(ConfirmError::NotLeader { leader: self.probable_leader() })
+    }
+
+    /// Whether leadership was just being handed to this replica, and that has come to an end now.
+    pub async fn handed_over(&self) -> bool {
+        self.pulse.handover.ended().await
     }
 
     /// Waits until leadership, as seen from here, is something else than `seen`: the term in which

@@ -8,9 +8,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{Env, EnvironmentExt};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderResponse,
+};
 use openraft::storage::Snapshot;
 
+use super::handover::Handing;
 use super::heart::Heart;
 use super::host::{Replicas, lock};
 use super::machine::{NumberedImage, RESUMABLE};
@@ -26,6 +29,7 @@ pub(crate) struct RaftService {
     replicas: Arc<Replicas>,
     heart: Arc<Heart>,
     env: Env,
+    handing: Arc<Handing>,
     partial: Arc<Mutex<Partial>>,
 }
 
@@ -37,8 +41,9 @@ fn malformed(error: impl std::fmt::Display) -> ServiceError {
 }
 
 impl RaftService {
-    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>, env: Env) -> Self {
-        Self { replicas, heart, env, partial: Arc::default() }
+    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>, handing: Handing) -> Self {
+        let (env, handing) = (Arc::clone(&handing.env), Arc::new(handing));
+        Self { replicas, heart, env, handing, partial: Arc::default() }
     }
 
     fn replica(&self, group: TabletId) -> Result<Replica, ServiceError> {
@@ -78,8 +83,13 @@ impl Service for RaftService {
                 answer(&raft.vote(rpc).await.map_err(malformed)?)
             }
             Call::Transfer(rpc) => {
-                replica.pulse.vouches_no_more(rpc.from_leader());
-                answer(&raft.handle_transfer_leader(rpc).await.map_err(malformed)?)
+                self.handing.handle(&replica, rpc).await;
+                let handled: TransferLeaderResponse<RaftTypes> = Ok(());
+                answer(&handled)
+            }
+            Call::Granted(granted) => {
+                replica.pulse.handover.granted(from, granted);
+                answer(&())
             }
         }
     }

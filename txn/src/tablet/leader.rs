@@ -201,18 +201,14 @@ impl Tablet {
             seen = leads;
             inner.leadership.send_replace(None);
             let Some(term) = leads else { continue };
-            let confirmed = loop {
-                match inner.replica.confirm().await {
-                    Ok(confirmed) => break Some(confirmed),
-                    Err(ConfirmError::NotLeader { .. }) if inner.replica.leads() != seen => {
-                        break None;
-                    }
-                    Err(_) => {
-                        inner.env.sleep(Duration::from_millis(50)).await;
-                    }
+            let began = loop {
+                match inner.replica.begin(term).await {
+                    Ok(()) => break true,
+                    Err(_) if inner.replica.leads() != seen => break false,
+                    Err(_) => inner.env.sleep(Duration::from_millis(50)).await,
                 }
             };
-            if confirmed != Some(term) {
+            if !began {
                 continue;
             }
             let last_write = inner.machine.last_write();
@@ -240,7 +236,10 @@ impl Tablet {
         let mut changes = self.inner.leadership.subscribe();
         loop {
             let Some(term) = self.inner.replica.leads() else {
-                return Err(self.not_leader(self.inner.replica.leader()));
+                if self.inner.replica.handed_over().await {
+                    continue;
+                }
+                return Err(self.not_leader(self.inner.replica.probable_leader()));
             };
             let current = changes.borrow_and_update().clone();
             if let Some(leadership) = current.filter(|leadership| leadership.term == term) {
@@ -282,7 +281,7 @@ impl Tablet {
         if at != ReadAt::Unconfirmed {
             let term = inner.replica.confirm().await.map_err(|error| self.unconfirmed(error))?;
             if term != leadership.term {
-                return Err(self.not_leader(inner.replica.leader()));
+                return Err(self.not_leader(inner.replica.probable_leader()));
             }
         }
         inner.machine.check(range)?;
@@ -299,7 +298,7 @@ impl Tablet {
             }
         };
         if !self.wait(&leadership, |oracle| !oracle.must_wait(at)).await {
-            return Err(self.not_leader(inner.replica.leader()));
+            return Err(self.not_leader(inner.replica.probable_leader()));
         }
         let snapshot = inner.data.snapshot()?;
         // Part of the range may have been split off meanwhile, and what is written there since then

@@ -199,6 +199,11 @@ impl Cluster {
         descriptor
     }
 
+    /// Between two nodes.
+    pub fn round_trip(&self, a: u64, b: u64) -> Duration {
+        self.topology.round_trip(self.region(a), self.region(b))
+    }
+
     /// The simulated time that `work` takes.
     pub async fn time<T>(&self, work: impl Future<Output = T>) -> (Duration, T) {
         let began = self.world.moment();

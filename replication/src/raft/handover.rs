@@ -1,0 +1,454 @@
+//! How leadership passes from one replica to another within a round trip.
+//!
+//! In Raft (Ongaro, *Consensus: Bridging Theory and Practice*, section 3.10) the old leader takes no
+//! more commands, has the new one catch up, and tells it to stand; it asks for votes, and what it has
+//! in its log is not known to be committed before an entry of its own is. That is up to three round
+//! trips in which nobody serves: one for the last entries, one for votes and one for the first entry.
+//! Here they are one:
+//!
+//! * The old leader stops at an entry `L` and tells *all* members who takes over (openraft does).
+//! * A voter that holds `L` durably, as a follower of the old leader, votes for the new one in the next
+//!   term without being asked, and sends it that vote.
+//! * The new leader waits until it holds `L` durably itself, and until a majority, itself one of them,
+//!   has voted so. It then knows that `L` is committed, stands, and has the votes already. Once it has
+//!   applied `L` it may begin: there is nothing in its log that isn't committed, but its own.
+//!
+//! # Why this is right
+//!
+//! The votes are openraft's, durable before they are sent, and each voter votes once in a term. A vote
+//! is given for a log that ends with `L`, and counted only by a candidate whose log does. `L` is of
+//! the old leader's term, because a leader begins with an entry of its own; and a majority held it in
+//! that term, before any of them knew of a later one. That is Raft's condition for an entry to be
+//! committed (section 3.6.2).
+//!
+//! # What a vote says
+//!
+//! A new leader of openraft's knows nothing of its followers' logs: for each it looks for the last
+//! entry that they share, by bisection, one round trip a step; and it takes no proposals before a
+//! majority has answered a heartbeat of its term. But who has voted has said both: the answer to a
+//! vote names the voter's last entry, and where that is the candidate's own, the logs are the same.
+//! So those first questions are answered here, on behalf of those who have voted so, in every
+//! election. That is over before the leader begins: who is asked whether a read may be served
+//! answers for itself.
+//!
+//! # Caveats
+//!
+//! * Who isn't sent enough votes in time stands all the same and asks for them; then the round trips
+//!   follow each other as they do in Raft. So it is while voters are being replaced.
+//! * If the new leader is gone, those who voted for it stand for election a little later, as after any
+//!   leader's end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meridian_storage::NodeId;
+use meridian_truetime::{Env, EnvironmentExt};
+use openraft::ServerState;
+use openraft::metrics::{RaftMetrics, WaitError};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::network::{Call, SERVICE};
+use super::replica::Replica;
+use super::timing::Timing;
+use super::types::{LogId, Membership, RaftTypes, Vote};
+use crate::codec::encode;
+use crate::net::Transport;
+
+/// A vote that nobody asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Granted {
+    /// Who hands over.
+    from: Vote,
+    /// What the voter held before it voted, durably.
+    last: LogId,
+    response: VoteResponse<RaftTypes>,
+}
+
+/// A vote for this replica by one whose log is the same, durably.
+#[derive(Clone, Debug)]
+struct Voted {
+    last: LogId,
+    response: VoteResponse<RaftTypes>,
+    /// The leader that the voter followed when it held `last`, where that is known.
+    from: Option<Vote>,
+}
+
+/// The votes of one term, until its leader begins.
+#[derive(Debug, Default)]
+struct Votes {
+    /// The last term that has begun.
+    begun: u64,
+    term: u64,
+    by: BTreeMap<NodeId, Voted>,
+}
+
+impl Votes {
+    fn insert(&mut self, by: NodeId, voted: Voted) {
+        let term = voted.response.vote.leader_id.term;
+        if term <= self.begun || term < self.term || !voted.response.vote_granted {
+            return;
+        }
+        if term > self.term {
+            self.by.clear();
+        }
+        self.term = term;
+        self.by.insert(by, voted);
+    }
+}
+
+/// What a replica knows of leadership that is handed to it, and of the votes that it has.
+#[derive(Debug, Default)]
+pub(crate) struct Handover {
+    votes: watch::Sender<Votes>,
+    /// It takes over, and has not come to an end with it.
+    takes_over: watch::Sender<bool>,
+    /// The term that it was handed, and the last entry before it, which is committed.
+    handed: watch::Sender<Option<(u64, u64)>>,
+}
+
+impl Handover {
+    /// Somebody has voted without being asked.
+    pub(crate) fn granted(&self, by: NodeId, granted: Granted) {
+        let Granted { from, last, response } = granted;
+        let voted = Voted { last, response, from: Some(from) };
+        self.votes.send_modify(|votes| votes.insert(by, voted));
+    }
+
+    /// Somebody has voted when asked.
+    pub(crate) fn voted(
+        &self,
+        by: NodeId,
+        request: &VoteRequest<RaftTypes>,
+        response: &VoteResponse<RaftTypes>,
+    ) {
+        let (Some(last), Some(held)) = (request.last_log_id, response.last_log_id) else { return };
+        if held == last && response.vote == request.vote {
+            let voted = Voted { last, response: response.clone(), from: None };
+            self.votes.send_modify(|votes| votes.insert(by, voted));
+        }
+    }
+
+    /// The answer that `voter` has given to this request already.
+    pub(crate) fn answer(
+        &self,
+        voter: NodeId,
+        request: &VoteRequest<RaftTypes>,
+    ) -> Option<VoteResponse<RaftTypes>> {
+        let votes = self.votes.borrow();
+        let voted = votes.by.get(&voter)?;
+        let same = voted.response.vote == request.vote && request.last_log_id == Some(voted.last);
+        same.then(|| voted.response.clone())
+    }
+
+    /// The last entry of a voter's log, if it has voted for the leader of that vote and that has not
+    /// begun: its log is the leader's.
+    pub(crate) fn held(&self, voter: NodeId, leader: &Vote) -> Option<LogId> {
+        let votes = self.votes.borrow();
+        let voted = votes.by.get(&voter)?;
+        (voted.response.vote.leader_id == leader.leader_id).then_some(voted.last)
+    }
+
+    /// The voters that held this replica's log when they voted for it.
+    fn voters(&self, term: u64) -> Vec<(NodeId, LogId)> {
+        let votes = self.votes.borrow();
+        if votes.term != term {
+            return Vec::new();
+        }
+        votes.by.iter().map(|(voter, voted)| (*voter, voted.last)).collect()
+    }
+
+    /// The leader begins: from here on everybody answers for itself.
+    fn begins(&self, term: u64) {
+        self.votes.send_modify(|votes| {
+            votes.begun = votes.begun.max(term);
+            votes.by.clear();
+        });
+    }
+
+    /// Waits while the replica is taking over; false if it isn't.
+    pub(crate) async fn ended(&self) -> bool {
+        let mut takes_over = self.takes_over.subscribe();
+        let waits = *takes_over.borrow();
+        // The sender lives as long as this.
+        let _ = takes_over.wait_for(|takes_over| !takes_over).await;
+        waits
+    }
+
+    /// If this term was handed over, the last entry before it.
+    fn handed(&self, term: u64) -> Option<u64> {
+        self.handed.borrow().filter(|(of, _)| *of == term).map(|(_, last)| last)
+    }
+
+    /// Whether a majority, `node` one of it, has voted.
+    fn is_elected(&self, node: NodeId, from: Vote, last: LogId, members: &Membership) -> bool {
+        let votes = self.votes.borrow();
+        let voted = |voter: &u64| {
+            let given = votes.by.get(&NodeId::new(*voter));
+            *voter == node.get()
+                || given.is_some_and(|given| given.from == Some(from) && given.last == last)
+        };
+        let [voters] = &members.get_joint_config()[..] else { return false };
+        voters.contains(&node.get())
+            && voters.iter().filter(|voter| voted(voter)).count() * 2 > voters.len()
+    }
+}
+
+/// A node's part in it.
+#[derive(Debug)]
+pub(crate) struct Handing {
+    pub(crate) env: Env,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) timing: Timing,
+}
+
+/// The vote of the candidate that leadership is handed to.
+fn next_vote(request: &TransferLeaderRequest<RaftTypes>) -> Vote {
+    let term = request.from_leader().leader_id.term + 1;
+    Vote::new(term, *request.to_node_id())
+}
+
+impl Handing {
+    /// A leader hands over, to this replica or to another.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        replica: &Replica,
+        request: TransferLeaderRequest<RaftTypes>,
+    ) {
+        replica.pulse.vouches_no_more(request.from_leader());
+        let (handing, replica) = (Arc::clone(self), replica.clone());
+        if *request.to_node_id() == replica.node.get() {
+            // The old leader repeats it.
+            if !replica.pulse.handover.takes_over.send_replace(true) {
+                self.env.spawn(async move {
+                    handing.take_over(&replica, request).await;
+                    replica.pulse.handover.takes_over.send_replace(false);
+                });
+            }
+            return;
+        }
+        // That gives up the lease.
+        let _ = replica.raft.handle_transfer_leader(request.clone()).await;
+        self.env.spawn(async move { handing.vote(&replica, &request).await });
+    }
+
+    /// Waits until the log is durable up to the last entry of who hands over; false if that takes
+    /// too long, or another leader has come.
+    async fn holds(&self, replica: &Replica, from: Vote, last: LogId) -> bool {
+        let mut progress = replica.raft.watch_log_progress();
+        let durable = progress.wait_until(|at| {
+            at.as_ref().is_some_and(|at| at.vote >= from && at.last_log_id >= Some(last))
+        });
+        match self.env.timeout(self.timing.heartbeat, durable).await {
+            Ok(Ok(Some(at))) => at.vote == from && at.last_log_id == Some(last),
+            _ => false,
+        }
+    }
+
+    /// Votes for who takes over.
+    async fn vote(&self, replica: &Replica, request: &TransferLeaderRequest<RaftTypes>) {
+        let (from, to) = (*request.from_leader(), NodeId::new(*request.to_node_id()));
+        let Some(last) = request.last_log_id().copied() else { return };
+        let Ok(members) = members(replica).await else { return };
+        let voters = || members.voter_ids();
+        if !voters().any(|voter| voter == replica.node.get()) || !voters().any(|v| v == to.get()) {
+            return;
+        }
+        if !self.holds(replica, from, last).await {
+            return;
+        }
+        let vote = VoteRequest {
+            vote: next_vote(request),
+            last_log_id: Some(last),
+            leadership_transfer: true,
+        };
+        let Ok(response) = replica.raft.vote(vote).await else { return };
+        if !response.vote_granted || response.last_log_id != Some(last) {
+            return;
+        }
+        let call = Call::Granted(Granted { from, last, response });
+        let Ok(message) = encode(&(replica.group, call)) else { return };
+        // Without it, the vote will be asked for.
+        let _ = self.transport.call(to, SERVICE, message, self.timing.deadline()).await;
+    }
+
+    /// Takes over.
+    async fn take_over(&self, replica: &Replica, request: TransferLeaderRequest<RaftTypes>) {
+        let (from, term) = (*request.from_leader(), next_vote(&request).leader_id.term);
+        if let Some(last) = request.last_log_id().copied() {
+            // An entry of an earlier term would not be committed by being held.
+            let commits = last.leader_id.term == from.leader_id.term;
+            if commits && self.holds(replica, from, last).await {
+                self.await_votes(replica, from, last, term).await;
+            }
+        }
+        let _ = replica.raft.handle_transfer_leader(request).await;
+        let leads = replica.leadership_changed(None);
+        let _ = self.env.timeout(self.timing.deadline(), leads).await;
+    }
+
+    /// Waits until a majority has voted; what was handed over is committed then.
+    async fn await_votes(&self, replica: &Replica, from: Vote, last: LogId, term: u64) {
+        let handover = &replica.pulse.handover;
+        let Ok(members) = members(replica).await else { return };
+        let mut votes = handover.votes.subscribe();
+        let elected = votes.wait_for(|_| handover.is_elected(replica.node, from, last, &members));
+        if !matches!(self.env.timeout(self.timing.heartbeat, elected).await, Ok(Ok(_))) {
+            return;
+        }
+        let commit = AppendEntriesRequest {
+            vote: from,
+            prev_log_id: Some(last),
+            entries: Vec::new(),
+            leader_commit: Some(last),
+        };
+        if replica.raft.append_entries(commit).await.is_ok_and(|answer| answer.is_success()) {
+            handover.handed.send_replace(Some((term, last.index)));
+        }
+    }
+}
+
+/// The members as the replica's log has them.
+async fn members(replica: &Replica) -> Result<Membership, ()> {
+    let members = replica
+        .raft
+        .with_raft_state(|state| state.membership_state.effective().membership().clone());
+    members.await.map_err(drop)
+}
+
+/// Waits until a replica that leads `term` is told nothing by votes any more: openraft has heard
+/// what they say (see [`Handover::held`]), and whoever is asked from here on answers for itself.
+/// Then, whether it was handed the term, and has applied all that was committed before it.
+///
+/// # Errors
+/// When that takes too long.
+pub(crate) async fn begin(replica: &Replica, term: u64) -> Result<bool, WaitError> {
+    let handover = &replica.pulse.handover;
+    let voters = handover.voters(term);
+    let heard = |metrics: &RaftMetrics<RaftTypes>| {
+        let leads = metrics.state == ServerState::Leader && metrics.current_term == term;
+        let told = |(voter, last): &(NodeId, LogId)| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&voter.get()));
+            matched.is_some_and(|at| *at >= Some(*last))
+        };
+        !leads || (metrics.last_quorum_acked.is_some() && voters.iter().all(told))
+    };
+    let heard = if voters.is_empty() {
+        Ok(())
+    } else {
+        // openraft takes no proposals before a majority has answered a heartbeat.
+        replica.announce().await;
+        let wait = replica.raft.wait(Some(replica.patience));
+        wait.metrics(heard, "the votes are heard").await.map(drop)
+    };
+    handover.begins(term);
+    heard?;
+    let Some(last) = handover.handed(term) else { return Ok(false) };
+    let mut applied = replica.raft.watch_apply_progress();
+    Ok(applied.wait_until(|at| at.is_some_and(|at| at.index >= last)).await.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::raft::types::{LeaderId, Member};
+
+    fn vote(term: u64, node: u64, committed: bool) -> Vote {
+        if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
+    }
+
+    fn log_id(term: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new(term, 1).to_committed(), index)
+    }
+
+    fn members(configs: &[&[u64]]) -> Membership {
+        let configs = configs.iter().map(|c| c.iter().copied().collect::<BTreeSet<_>>()).collect();
+        let nodes: BTreeMap<u64, Member> = (1..=5).map(|node| (node, Member)).collect();
+        Membership::new(configs, nodes).expect("valid")
+    }
+
+    /// Node 1 hands term 7 over to node 2, at entry 40.
+    fn granted(from_term: u64, index: u64) -> Granted {
+        let last = log_id(from_term, index);
+        let response = VoteResponse::new(vote(from_term + 1, 2, false), Some(last), true);
+        Granted { from: vote(from_term, 1, true), last, response }
+    }
+
+    fn elected(handover: &Handover, members: &Membership) -> bool {
+        handover.is_elected(NodeId::new(2), vote(7, 1, true), log_id(7, 40), members)
+    }
+
+    #[test]
+    fn a_majority_is_counted_with_the_new_leader_and_only_for_the_same_log() {
+        let handover = Handover::default();
+        let (three, five) = (members(&[&[1, 2, 3]]), members(&[&[1, 2, 3, 4, 5]]));
+        assert!(!elected(&handover, &three));
+        handover.granted(NodeId::new(3), granted(7, 39));
+        assert!(!elected(&handover, &three), "it held less");
+        handover.granted(NodeId::new(3), granted(7, 40));
+        handover.granted(NodeId::new(3), granted(7, 40));
+        assert!(elected(&handover, &three));
+        assert!(!elected(&handover, &five), "two of five");
+        handover.granted(NodeId::new(5), granted(7, 40));
+        assert!(elected(&handover, &five));
+        assert!(!elected(&handover, &members(&[&[1, 3, 5]])), "it doesn't vote itself");
+        assert!(!elected(&handover, &members(&[&[1, 2, 3], &[2, 3, 4]])), "voters are replaced");
+    }
+
+    #[test]
+    fn votes_of_a_later_term_replace_those_of_an_earlier_one() {
+        let handover = Handover::default();
+        let three = members(&[&[1, 2, 3]]);
+        handover.granted(NodeId::new(3), granted(7, 40));
+        handover.granted(NodeId::new(3), granted(9, 50));
+        assert!(!elected(&handover, &three));
+        handover.granted(NodeId::new(3), granted(7, 40));
+        handover.granted(NodeId::new(1), granted(7, 40));
+        assert!(!elected(&handover, &three), "late ones");
+        assert!(handover.is_elected(NodeId::new(2), vote(9, 1, true), log_id(9, 50), &three));
+    }
+
+    fn request(term: u64, index: u64) -> VoteRequest<RaftTypes> {
+        VoteRequest {
+            vote: vote(term, 2, false),
+            last_log_id: Some(log_id(7, index)),
+            leadership_transfer: true,
+        }
+    }
+
+    #[test]
+    fn a_vote_answers_the_request_that_it_was_given_for_and_no_other() {
+        let handover = Handover::default();
+        handover.granted(NodeId::new(3), granted(7, 40));
+        let answer = handover.answer(NodeId::new(3), &request(8, 40)).expect("given");
+        assert!(answer.vote_granted);
+        assert_eq!(handover.answer(NodeId::new(4), &request(8, 40)), None, "somebody else's");
+        assert_eq!(handover.answer(NodeId::new(3), &request(9, 40)), None, "another term");
+        assert_eq!(handover.answer(NodeId::new(3), &request(8, 39)), None, "a shorter log");
+    }
+
+    #[test]
+    fn a_vote_tells_of_the_log_until_the_leader_begins() {
+        let handover = Handover::default();
+        let (leader, voter) = (vote(8, 2, true), NodeId::new(3));
+        let answer =
+            |granted, index| VoteResponse::new(vote(8, 2, false), Some(log_id(7, index)), granted);
+        handover.voted(voter, &request(8, 40), &answer(true, 39));
+        assert_eq!(handover.held(voter, &leader), None, "which of its entries are ours?");
+        handover.voted(voter, &request(8, 40), &answer(false, 40));
+        assert_eq!(handover.held(voter, &leader), None, "it follows somebody else");
+        handover.voted(voter, &request(8, 40), &answer(true, 40));
+        assert_eq!(handover.held(voter, &leader), Some(log_id(7, 40)));
+        assert_eq!(handover.held(voter, &vote(9, 2, true)), None, "another term");
+        assert_eq!(handover.voters(8), [(voter, log_id(7, 40))]);
+        handover.begins(8);
+        assert_eq!(handover.held(voter, &leader), None);
+        handover.voted(NodeId::new(1), &request(8, 40), &answer(true, 40));
+        assert_eq!(handover.held(NodeId::new(1), &leader), None, "too late");
+    }
+}
