@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::placement::PlacementArgs;
 use crate::splits::SplitArgs;
 
 const ABOUT: &str = "Meridian: a small Spanner that speaks PostgreSQL";
@@ -158,6 +159,9 @@ pub struct DemoArgs {
     /// Uncertainty of every node's clock: half of TrueTime's interval
     #[arg(long, value_name = "DURATION", default_value = "4ms", value_parser = duration)]
     pub epsilon: Duration,
+    /// Where replicas go when a table asks for nothing.
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     /// When tablets split and merge by themselves.
     #[command(flatten)]
     pub splits: SplitArgs,
@@ -178,7 +182,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use meridian_txn::SplitOptions;
+    use meridian_txn::{PlacementChange, SplitOptions};
 
     use super::*;
 
@@ -202,6 +206,12 @@ mod tests {
         assert_eq!((default.port, default.epsilon), (5433, Duration::from_millis(4)));
         assert_eq!(default.data_dir, PathBuf::from("./meridian-data"));
         assert_eq!(SplitOptions::from(default.splits), SplitOptions::default());
+        assert_eq!(PlacementChange::from(default.placement), PlacementChange::default());
+        let placement = parse(&["--voters", "5", "--regions", "us,eu", "--leader-region", "eu"]);
+        let placement = PlacementChange::from(placement.expect("valid").placement);
+        assert_eq!((placement.voters, placement.read_only), (Some(5), None));
+        assert_eq!(placement.regions, Some(vec!["us".to_owned(), "eu".to_owned()]));
+        assert_eq!(placement.leader_region, Some(Some("eu".to_owned())));
         let args =
             ["--split-size", "1MiB", "--split-load", "off", "--merge-after", "1m"].as_slice();
         let splits = SplitOptions::from(parse(args).expect("valid").splits);

@@ -18,7 +18,7 @@ use meridian_truetime::{
     ClockError, ClockSettings, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
     TrueTime, World,
 };
-use meridian_txn::{Member, Node, NodeOptions, SplitOptions, TxnError};
+use meridian_txn::{Member, Node, NodeOptions, PlacementChange, SplitOptions, TxnError};
 
 use crate::config::{DataPlace, NodeConfig};
 
@@ -35,6 +35,8 @@ pub struct ClusterOptions {
     pub clock: ClockSettings,
     /// Where the data is.
     pub data: DataPlace,
+    /// Where replicas go when a table asks for nothing.
+    pub placement: PlacementChange,
     /// When tablets split and merge by themselves.
     pub splits: SplitOptions,
 }
@@ -121,7 +123,7 @@ pub struct Cluster {
 }
 
 /// How many replicas a tablet has where nothing else is asked for.
-const DEFAULT_VOTERS: usize = 3;
+pub(crate) const DEFAULT_VOTERS: usize = 3;
 
 /// The cluster's label among the world's environments, apart from any node's.
 const LABEL: u64 = u64::MAX - 2;
@@ -364,7 +366,8 @@ impl Cluster {
             transport,
             registry,
             timing: self.timing(),
-            default_voters: DEFAULT_VOTERS,
+            voters: DEFAULT_VOTERS.min(self.options.nodes.len()),
+            placement: self.options.placement.clone(),
             splits: self.options.splits,
         };
         let started = Node::start(options).await;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meridian_replication::net::topology::{Topology, TopologyError};
-use meridian_txn::SplitOptions;
+use meridian_storage::NodeId;
+use meridian_txn::{Member, PlacementChange, SplitOptions, TxnError};
 
 use crate::cli::DemoArgs;
+use crate::cluster::DEFAULT_VOTERS;
 
 /// The most nodes that a demo has.
 const MAX_NODES: usize = 9;
@@ -43,6 +45,8 @@ pub struct DemoConfig {
     pub nodes: Vec<NodeConfig>,
     /// The uncertainty of every node's clock.
     pub epsilon: Duration,
+    /// Where replicas go when a table asks for nothing.
+    pub placement: PlacementChange,
     /// When tablets split and merge by themselves.
     pub splits: SplitOptions,
     /// The seed of everything that is drawn at random.
@@ -55,6 +59,9 @@ pub enum ConfigError {
     /// The topology can't be had.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// The nodes can't satisfy the placement of tables.
+    #[error(transparent)]
+    Placement(#[from] TxnError),
     /// The last node's port would be above the highest.
     #[error("{nodes} nodes from port {first} on need ports above 65535; choose a lower --port")]
     Ports {
@@ -88,13 +95,36 @@ impl DemoConfig {
             if args.ephemeral { DataPlace::Memory } else { DataPlace::Folder(args.data_dir) };
         let seed = args.seed.unwrap_or_else(fresh_seed);
         let splits = args.splits.into();
-        Ok(Self { data, topology, nodes, epsilon: args.epsilon, splits, seed })
+        let (epsilon, placement) = (args.epsilon, PlacementChange::from(args.placement));
+        let members: Vec<_> = nodes.iter().map(|node| member(&topology, node)).collect();
+        let voters = DEFAULT_VOTERS.min(nodes.len());
+        meridian_txn::default_placement(voters, placement.clone(), &members)?;
+        Ok(Self { data, topology, nodes, epsilon, placement, splits, seed })
     }
 
     /// A node's region by name.
     #[must_use]
     pub fn region_name(&self, node: &NodeConfig) -> &str {
         self.topology.regions().get(node.region).map_or("", String::as_str)
+    }
+}
+
+fn member(topology: &Topology, node: &NodeConfig) -> Member {
+    Member {
+        id: NodeId::new(node.number),
+        region: topology.regions().get(node.region).cloned().unwrap_or_default(),
+        round_trip: Duration::ZERO,
+    }
+}
+
+impl ConfigError {
+    /// What may be done about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Placement(TxnError::Refused { hint, .. }) => hint.clone(),
+            _ => None,
+        }
     }
 }
 
@@ -135,6 +165,18 @@ mod tests {
         let nodes = config(&["--port", "65533"]).expect("valid").nodes;
         assert_eq!(nodes.iter().map(|n| n.port).collect::<Vec<_>>(), [65533, 65534, 65535]);
         assert!(matches!(config(&["--port", "65534"]), Err(ConfigError::Ports { .. })));
+    }
+
+    #[test]
+    fn a_placement_that_the_nodes_cannot_satisfy_is_refused() {
+        let error = config(&["--leader-region", "mars"]).expect_err("none");
+        assert_eq!(error.to_string(), "there is no node in region mars");
+        assert!(error.hint().is_some_and(|hint| hint.contains("us-east")), "{:?}", error.hint());
+        let error = config(&["--voters", "5"]).expect_err("too many").to_string();
+        assert_eq!(error, "5 voters were asked for, but the cluster has 3 nodes");
+        let crowded = ["--voters", "5", "--nodes", "5", "--read-only", "us-west"];
+        config(&crowded).expect_err("no sixth");
+        config(&["--voters", "5", "--nodes", "9", "--read-only", "us-west"]).expect("enough");
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn cluster_options(config: &DemoConfig) -> ClusterOptions {
         nodes: config.nodes.clone(),
         clock: ClockSettings::constant(config.epsilon),
         data: config.data.clone(),
+        placement: config.placement.clone(),
         splits: config.splits,
     }
 }

@@ -10,5 +10,6 @@ pub mod lab;
 pub mod memory;
 pub mod node;
 pub mod pg;
+pub mod placement;
 pub mod splits;
 pub mod status;

@@ -46,8 +46,7 @@ impl Failure {
 
 fn run_demo(args: DemoArgs) -> Result<(), Failure> {
     log_to_stderr(args.log.as_deref())?;
-    let config =
-        DemoConfig::from_args(args).map_err(|error| Failure::new(error, None::<String>))?;
+    let config = DemoConfig::from_args(args).map_err(|error| Failure::new(&error, error.hint()))?;
     serve(|computing| demo::run(config, computing))?
         .map_err(|error| Failure::new(&error, error.hint()))
 }

@@ -9,7 +9,7 @@ use meridian_server::config::{DataPlace, NodeConfig};
 use meridian_server::lab::SessionClient;
 use meridian_sql::SessionParameters;
 use meridian_truetime::{ClockSettings, World};
-use meridian_txn::SplitOptions;
+use meridian_txn::{PlacementChange, SplitOptions};
 
 /// A cluster with one node for each region of a shipped topology, disks in memory, right clocks
 /// with a constant uncertainty.
@@ -35,6 +35,7 @@ pub async fn start_nodes(
     let regions = (0..topology.regions().len()).cycle();
     let nodes = (1..).zip(regions).take(nodes);
     let options = ClusterOptions {
+        placement: PlacementChange::default(),
         nodes: nodes.map(|(number, region)| NodeConfig { number, region, port: 0 }).collect(),
         topology,
         clock: ClockSettings::constant(epsilon),

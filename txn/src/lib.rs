@@ -41,5 +41,6 @@ pub use directory::{
 pub use error::TxnError;
 pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};
 pub use node::{Member, Node, NodeOptions};
+pub use placement::default_placement;
 pub use service::TabletStatus;
 pub use tablet::TabletRead;

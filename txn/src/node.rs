@@ -19,7 +19,7 @@ use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
 use crate::holdings::Holdings;
 use crate::once::Once;
-use crate::placement::{Current, allocate};
+use crate::placement::{Current, allocate, default_placement};
 use crate::service::{SERVICE, TabletService};
 use crate::tablet::{
     Event, Tablet, TabletMachine, TabletParts, TabletRead, creation, is_stored, removal,
@@ -58,8 +58,11 @@ pub struct NodeOptions {
     pub registry: Registry,
     /// Raft's timeouts.
     pub timing: Timing,
-    /// How many replicas of a new tablet vote, and of the system tablet.
-    pub default_voters: usize,
+    /// How many replicas of the system tablet vote, and of other tablets where nothing else is asked
+    /// for.
+    pub voters: usize,
+    /// What else is asked for where a table asks for nothing.
+    pub placement: PlacementChange,
     /// When its tablets are split and merged by themselves.
     pub splits: SplitOptions,
 }
@@ -74,7 +77,7 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     registry: Registry,
     timing: Timing,
-    default_voters: usize,
+    default_placement: Placement,
     host: Host,
     directory: Directory,
     tablets: Mutex<BTreeMap<TabletId, Tablet>>,
@@ -115,12 +118,14 @@ impl Node {
             transport,
             registry,
             timing,
-            default_voters,
+            voters,
+            placement,
             splits,
         } = options;
         let system_replicas: Vec<NodeId> =
-            members.iter().take(default_voters).map(|member| member.id).collect();
+            members.iter().take(voters).map(|member| member.id).collect();
         let system = system_tablet(system_replicas);
+        let default_placement = default_placement(voters, placement, &members)?;
         let host = Host::new(
             id,
             Arc::clone(&env),
@@ -139,7 +144,7 @@ impl Node {
             transport,
             registry,
             timing,
-            default_voters,
+            default_placement,
             host,
             directory: Directory::new(system.clone()),
             tablets: Mutex::default(),
@@ -271,10 +276,7 @@ impl Node {
     /// The placement of a table for which none is asked for.
     #[must_use]
     pub fn default_placement(&self) -> Placement {
-        Placement {
-            voters: u8::try_from(self.default_voters).unwrap_or(u8::MAX),
-            ..Placement::default()
-        }
+        self.default_placement.clone()
     }
 
     /// A new tablet: where its replicas go follows from the cluster's default placement with a

@@ -5,7 +5,7 @@
 //! comes first, then the voters are spread over as many regions as there are, in the order in which
 //! the placement names them, then the nearest first.
 
-use meridian_replication::Placement;
+use meridian_replication::{Placement, PlacementChange};
 use meridian_storage::NodeId;
 
 use crate::error::TxnError;
@@ -21,6 +21,23 @@ pub(crate) struct Current<'a> {
     pub(crate) voters: &'a [NodeId],
     pub(crate) read_only: &'a [NodeId],
     pub(crate) preferred_leader: NodeId,
+}
+
+/// The placement of tables that ask for nothing, in a cluster of these nodes.
+///
+/// # Errors
+/// [`TxnError::Refused`] when the nodes can't satisfy it.
+pub fn default_placement(
+    voters: usize,
+    change: PlacementChange,
+    members: &[Member],
+) -> Result<Placement, TxnError> {
+    let voters = u8::try_from(voters).unwrap_or(u8::MAX);
+    let placement = Placement { voters, ..Placement::default() }.with(change);
+    let preferred_leader = members.first().map_or(NodeId::new(0), |member| member.id);
+    let current = Current { voters: &[], read_only: &[], preferred_leader };
+    allocate(&placement, members, current)?;
+    Ok(placement)
 }
 
 fn refused(message: impl Into<String>) -> TxnError {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use meridian_replication::net::topology::Topology;
 use meridian_storage::NodeId;
-use meridian_txn::{Member, SplitOptions};
+use meridian_txn::{Member, PlacementChange, SplitOptions};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -87,6 +87,8 @@ pub struct StartConfig {
     pub voters: usize,
     /// Whether that is written in the file.
     pub voters_given: bool,
+    /// What else is asked for where a table that is created here asks for nothing.
+    pub placement: PlacementChange,
     /// When the tablets that this node leads split and merge by themselves.
     pub splits: SplitOptions,
     /// What to log.
@@ -136,6 +138,9 @@ fn default_epsilon() -> Duration {
 #[serde(deny_unknown_fields)]
 struct PlacementPart {
     voters: Option<Spanned<usize>>,
+    regions: Option<Vec<Spanned<String>>>,
+    leader_region: Option<Spanned<String>>,
+    read_only: Option<Vec<Spanned<String>>>,
 }
 
 /// The same as on the command line of a demo.
@@ -316,6 +321,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
     };
     let added = topology.as_ref().map(Topology::longest_round_trip).unwrap_or_default();
     let voters = check_voters(file.placement.voters.as_ref(), entries.len())?;
+    let placement = check_placement(&file.placement, &entries)?;
     let splits = check_splits(&file.tablets)?;
     Ok(StartConfig {
         cluster: file.cluster.into_inner(),
@@ -329,6 +335,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
         epsilon: file.clock.epsilon,
         voters,
         voters_given: file.placement.voters.is_some(),
+        placement,
         splits,
         log: file.log,
     })
@@ -472,6 +479,25 @@ fn check_splits(part: &TabletsPart) -> Result<SplitOptions, Problem> {
     Ok(options)
 }
 
+fn check_placement(part: &PlacementPart, nodes: &[Entry]) -> Result<PlacementChange, Problem> {
+    let region = |name: &Spanned<String>| {
+        let text = name.get_ref();
+        if nodes.iter().any(|node| node.region == *text) {
+            return Ok(text.clone());
+        }
+        Err(at(name, format!("no node is in region {text:?}")))
+    };
+    let list = |names: &Option<Vec<Spanned<String>>>| {
+        names.as_ref().map(|names| names.iter().map(region).collect()).transpose()
+    };
+    Ok(PlacementChange {
+        voters: None,
+        regions: list(&part.regions)?,
+        read_only: list(&part.read_only)?,
+        leader_region: part.leader_region.as_ref().map(region).transpose()?.map(Some),
+    })
+}
+
 fn check_voters(given: Option<&Spanned<usize>>, nodes: usize) -> Result<usize, Problem> {
     let Some(given) = given else {
         let most = nodes.min(DEFAULT_VOTERS);
@@ -540,6 +566,27 @@ address = "127.0.0.1:7003"
         let members = config.members(&voters);
         let seen: Vec<_> = members.iter().map(|m| (m.id.get(), m.round_trip.as_millis())).collect();
         assert_eq!(seen, [(3, 146), (1, 66), (2, 0)], "the first voters come first");
+    }
+
+    #[test]
+    fn replicas_are_placed_where_the_file_says() {
+        assert_eq!(parse(THREE).expect("valid").placement, PlacementChange::default());
+        let with = |lines: &str| {
+            THREE.replacen("[[nodes]]", &format!("[placement]\n{lines}\n\n[[nodes]]"), 1)
+        };
+        let text = with("regions = [\"eu-west\", \"us-east\"]\nleader_region = \"eu-west\"");
+        let placement = parse(&text).expect("valid").placement;
+        assert_eq!(placement.regions, Some(vec!["eu-west".to_owned(), "us-east".to_owned()]));
+        assert_eq!(placement.leader_region, Some(Some("eu-west".to_owned())));
+        assert_eq!((placement.voters, placement.read_only), (None, None));
+        for (wrong, expected) in [
+            ("leader_region = \"mars\"", "line 6: no node is in region \"mars\""),
+            ("read_only = [\"us-east\", \"mars\"]", "no node is in region \"mars\""),
+            ("regions = \"us-east\"", "invalid type"),
+        ] {
+            let problem = parse(&with(wrong)).expect_err(wrong).to_string();
+            assert!(problem.contains(expected), "{wrong}: {problem}");
+        }
     }
 
     #[test]

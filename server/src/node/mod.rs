@@ -230,7 +230,8 @@ async fn start(
         transport: Arc::new(transport.clone()),
         registry: registry.clone(),
         timing: Timing::for_round_trip(config.max_round_trip),
-        default_voters: voters.len(),
+        voters: voters.len(),
+        placement: config.placement.clone(),
         splits: config.splits,
     };
     let node = Node::start(options).await.map_err(failed)?;

@@ -17,8 +17,8 @@ use meridian_truetime::{
     World,
 };
 use meridian_txn::{
-    Member, Mutation, Node, NodeOptions, ReadAt, ReadSet, SYSTEM_TABLET, SplitOptions,
-    TabletDescriptor, TxnError, WriteRequest, directory_put, table_range,
+    Member, Mutation, Node, NodeOptions, PlacementChange, ReadAt, ReadSet, SYSTEM_TABLET,
+    SplitOptions, TabletDescriptor, TxnError, WriteRequest, directory_put, table_range,
 };
 
 /// A table for tests.
@@ -138,7 +138,8 @@ impl Cluster {
             transport,
             registry,
             timing,
-            default_voters: 3,
+            voters: 3,
+            placement: PlacementChange::default(),
             splits: self.setup.splits,
         });
         let node = node.await.expect("starts");
@@ -192,7 +193,7 @@ impl Cluster {
                 id,
                 table_range(TABLE),
                 vec![(KeyType::Int, Order::Asc)],
-                meridian_txn::PlacementChange::default(),
+                PlacementChange::default(),
             )
             .expect("can be placed");
         create_tablet(&node, &descriptor).await;

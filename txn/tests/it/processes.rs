@@ -12,7 +12,7 @@ use meridian_replication::Timing;
 use meridian_replication::net::{GrpcTransport, Registry, grpc};
 use meridian_storage::{FolderDisk, NodeId, SimulatedDisk, Storage, StorageOptions, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, SystemClock, World};
-use meridian_txn::{Member, Node, NodeOptions, SplitOptions, TxnError};
+use meridian_txn::{Member, Node, NodeOptions, PlacementChange, SplitOptions, TxnError};
 use tokio::net::TcpListener;
 
 use crate::cluster::{create_tablet, insert, value};
@@ -53,7 +53,8 @@ async fn node(id: u64, addresses: BTreeMap<NodeId, String>, folder: Option<&Path
         transport: Arc::new(transport),
         registry,
         timing: Timing::for_round_trip(Duration::ZERO),
-        default_voters: 3,
+        voters: 3,
+        placement: PlacementChange::default(),
         splits: SplitOptions::default(),
     });
     node.await.expect("starts")
@@ -159,7 +160,7 @@ fn three_processes_serve_and_survive_the_death_of_each() {
                 TabletId::new(2),
                 meridian_txn::table_range(crate::cluster::TABLE),
                 vec![(meridian_storage::KeyType::Int, meridian_storage::Order::Asc)],
-                meridian_txn::PlacementChange::default(),
+                PlacementChange::default(),
             )
             .expect("can be placed");
         tablet.voters = (1..=3).map(NodeId::new).collect();
