@@ -458,6 +458,9 @@ impl Node {
             return Ok(());
         }
         let internal = |error: std::io::Error| TxnError::Internal(error.to_string());
+        if let Some(removed) = removed.as_ref().filter(|_| self.holdings.is_over(tablet)) {
+            removed.set_absorbed();
+        }
         self.host.close(tablet).await;
         // Alone: another tablet may be about to take over what this one held.
         self.host.alone(|| {

@@ -8,7 +8,8 @@
 //!
 //! * The old leader stops at an entry `L` and tells *all* members who takes over (openraft does).
 //! * A voter that holds `L` durably, as a follower of the old leader, votes for the new one in the next
-//!   term without being asked, and sends it that vote.
+//!   term without being asked, and sends it that vote. The old leader does so, too, once `L` is
+//!   committed and its clients are answered.
 //! * The new leader waits until it holds `L` durably itself, and until a majority, itself one of them,
 //!   has voted so. It then knows that `L` is committed, stands, and has the votes already. Once it has
 //!   applied `L` it may begin: there is nothing in its log that isn't committed, but its own.
@@ -36,7 +37,7 @@
 //! * Who isn't sent enough votes in time stands all the same and asks for them; then the round trips
 //!   follow each other as they do in Raft. So it is while voters are being replaced.
 //! * If the new leader is gone, those who voted for it stand for election a little later, as after any
-//!   leader's end.
+//!   leader's end. Who lags far behind isn't handed leadership.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -204,9 +205,8 @@ pub(crate) struct Handing {
 }
 
 /// The vote of the candidate that leadership is handed to.
-fn next_vote(request: &TransferLeaderRequest<RaftTypes>) -> Vote {
-    let term = request.from_leader().leader_id.term + 1;
-    Vote::new(term, *request.to_node_id())
+fn next_vote(from: Vote, to: NodeId) -> Vote {
+    Vote::new(from.leader_id.term + 1, to.get())
 }
 
 impl Handing {
@@ -258,8 +258,13 @@ impl Handing {
         if !self.holds(replica, from, last).await {
             return;
         }
+        self.send_vote(replica, from, to, last).await;
+    }
+
+    /// Votes for a new leader in the next term, and sends it the vote.
+    async fn send_vote(&self, replica: &Replica, from: Vote, to: NodeId, last: LogId) {
         let vote = VoteRequest {
-            vote: next_vote(request),
+            vote: next_vote(from, to),
             last_log_id: Some(last),
             leadership_transfer: true,
         };
@@ -273,9 +278,31 @@ impl Handing {
         let _ = self.transport.call(to, SERVICE, message, self.timing.deadline()).await;
     }
 
+    /// Has a leader vote for its successor as soon as its last entry is committed and its clients
+    /// are answered.
+    pub(crate) fn resign(self: &Arc<Self>, replica: Replica, term: u64, to: NodeId) {
+        let handing = Arc::clone(self);
+        self.env.spawn(async move {
+            // It takes no more commands.
+            let state = replica
+                .raft
+                .with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied()));
+            let Ok((from, Some(last))) = state.await else { return };
+            if from.leader_id.term != term || !from.committed {
+                return;
+            }
+            let mut applied = replica.raft.watch_apply_progress();
+            let answered = applied.wait_until(|at| *at >= Some(last));
+            if let Ok(Ok(_)) = handing.env.timeout(handing.timing.heartbeat, answered).await {
+                handing.send_vote(&replica, from, to, last).await;
+            }
+        });
+    }
+
     /// Takes over.
     async fn take_over(&self, replica: &Replica, request: TransferLeaderRequest<RaftTypes>) {
-        let (from, term) = (*request.from_leader(), next_vote(&request).leader_id.term);
+        let from = *request.from_leader();
+        let term = from.leader_id.term + 1;
         if let Some(last) = request.last_log_id().copied() {
             // An entry of an earlier term would not be committed by being held.
             let commits = last.leader_id.term == from.leader_id.term;

@@ -102,9 +102,9 @@ impl Pulse {
         self.isolated.load(Ordering::Relaxed)
     }
 
-    /// Leadership of this term is handed over.
-    pub(crate) fn hand_over(&self, term: u64, to: NodeId) {
-        *guard(&self.hands_over) = Some((term, to));
+    /// Leadership of this term is handed over. False if it was before.
+    pub(crate) fn hand_over(&self, term: u64, to: NodeId) -> bool {
+        guard(&self.hands_over).replace((term, to)).is_none_or(|(of, _)| of != term)
     }
 
     fn hands_over(&self, term: u64) -> Option<NodeId> {

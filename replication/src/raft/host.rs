@@ -36,6 +36,7 @@ pub struct Host {
     applying: Arc<RwLock<()>>,
     replicas: Arc<Replicas>,
     heart: Arc<Heart>,
+    handing: Arc<Handing>,
 }
 
 pub(crate) fn lock(replicas: &Replicas) -> MutexGuard<'_, BTreeMap<TabletId, Replica>> {
@@ -62,13 +63,22 @@ impl Host {
             Arc::clone(&replicas),
         );
         let heart = Arc::new(heart);
-        let (of_env, of_transport) = (Arc::clone(&env), Arc::clone(&transport));
-        let handing = Handing { env: of_env, transport: of_transport, timing };
-        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), handing);
+        let handing = Handing { env: Arc::clone(&env), transport: Arc::clone(&transport), timing };
+        let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), Arc::clone(&env));
         registry.register(SERVICE, Arc::new(service));
         registry.register(heart::SERVICE, Arc::new(HeartService(Arc::clone(&heart))));
         env.spawn(Heart::run(Arc::downgrade(&heart)));
-        Self { node, env, storage, transport, timing, applying: Arc::default(), replicas, heart }
+        Self {
+            node,
+            env,
+            storage,
+            transport,
+            timing,
+            applying: Arc::default(),
+            replicas,
+            heart,
+            handing: Arc::new(handing),
+        }
     }
 
     /// Starts this node's replica of `group`, new or as its files have it.
@@ -102,7 +112,15 @@ impl Host {
         let raft = Raft::new(self.node.get(), Arc::new(config), network, log, adapter)
             .await
             .map_err(io::Error::other)?;
-        let replica = Replica { group, node: self.node, raft, machine, pulse, patience };
+        let replica = Replica {
+            group,
+            node: self.node,
+            raft,
+            machine,
+            pulse,
+            handing: Arc::clone(&self.handing),
+            patience,
+        };
         lock(&self.replicas).insert(group, replica.clone());
         Ok(replica)
     }

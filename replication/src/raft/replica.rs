@@ -15,7 +15,7 @@ use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{ChangeMembers, LinearizerOption, ReadPolicy, ServerState};
 
-use super::handover;
+use super::handover::{self, Handing};
 use super::heart::Pulse;
 use super::types::{Command, LeaderId, Member, Raft, RaftTypes};
 use crate::state_machine::StateMachine;
@@ -70,6 +70,9 @@ pub struct ReplicaStatus {
     pub matched: BTreeMap<NodeId, u64>,
 }
 
+/// Who lags by more entries is not handed leadership.
+const FAR_BEHIND: u64 = 1_000;
+
 /// A command that was handed to the log.
 pub struct Submitted(OneshotReceiverOf<RaftTypes, ClientWriteResult<RaftTypes>>);
 
@@ -104,6 +107,7 @@ pub struct Replica {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<dyn StateMachine>,
     pub(crate) pulse: Arc<Pulse>,
+    pub(crate) handing: Arc<Handing>,
     /// How long a confirmation may take, on openraft's clock.
     pub(crate) patience: Duration,
 }
@@ -285,11 +289,20 @@ impl Replica {
         let _ = self.raft.trigger().elect(true).await;
     }
 
-    /// Hands leadership to `to`, which takes over when it has the whole log.
+    /// Hands leadership to `to`, which takes over when it has the whole log. Nothing happens while
+    /// that is far from it.
     pub async fn transfer_leader(&self, to: NodeId) {
         let Some(term) = self.leads() else { return };
-        self.pulse.hand_over(term, to);
+        let status = self.status();
+        let matched = status.matched.get(&to).copied().unwrap_or_default();
+        if matched + FAR_BEHIND < status.last_index {
+            return;
+        }
+        let begins = self.pulse.hand_over(term, to);
         let _ = self.raft.trigger().transfer_leader(to.get()).await;
+        if begins {
+            self.handing.resign(self.clone(), term, to);
+        }
     }
 
     /// How the replica stands.

@@ -13,7 +13,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 
-use super::handover::Handing;
 use super::heart::Heart;
 use super::host::{Replicas, lock};
 use super::machine::{NumberedImage, RESUMABLE};
@@ -29,7 +28,6 @@ pub(crate) struct RaftService {
     replicas: Arc<Replicas>,
     heart: Arc<Heart>,
     env: Env,
-    handing: Arc<Handing>,
     partial: Arc<Mutex<Partial>>,
 }
 
@@ -41,9 +39,8 @@ fn malformed(error: impl std::fmt::Display) -> ServiceError {
 }
 
 impl RaftService {
-    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>, handing: Handing) -> Self {
-        let (env, handing) = (Arc::clone(&handing.env), Arc::new(handing));
-        Self { replicas, heart, env, handing, partial: Arc::default() }
+    pub(crate) fn new(replicas: Arc<Replicas>, heart: Arc<Heart>, env: Env) -> Self {
+        Self { replicas, heart, env, partial: Arc::default() }
     }
 
     fn replica(&self, group: TabletId) -> Result<Replica, ServiceError> {
@@ -83,7 +80,7 @@ impl Service for RaftService {
                 answer(&raft.vote(rpc).await.map_err(malformed)?)
             }
             Call::Transfer(rpc) => {
-                self.handing.handle(&replica, rpc).await;
+                replica.handing.handle(&replica, rpc).await;
                 let handled: TransferLeaderResponse<RaftTypes> = Ok(());
                 answer(&handled)
             }

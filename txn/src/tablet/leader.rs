@@ -1,6 +1,7 @@
 //! Serving a tablet where it is led.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ struct Inner {
     /// The generation as of which a leader wanted this replica.
     wanted: Mutex<Generation>,
     meter: Meter,
+    /// Another tablet has taken over what this one held.
+    absorbed: AtomicBool,
     /// The generation that this node is sure the directory has.
     entered: Mutex<Option<Generation>>,
     leadership: watch::Sender<Option<Arc<Leadership>>>,
@@ -122,6 +125,7 @@ impl Tablet {
             inherited,
             wanted: Mutex::new(wanted),
             meter: Meter::default(),
+            absorbed: AtomicBool::default(),
             entered: Mutex::default(),
             leadership,
         });
@@ -141,6 +145,11 @@ impl Tablet {
 
     pub(crate) fn machine(&self) -> &TabletMachine {
         &self.inner.machine
+    }
+
+    /// Another tablet has taken over what this one held; its replica is about to end.
+    pub(crate) fn set_absorbed(&self) {
+        self.inner.absorbed.store(true, Ordering::Release);
     }
 
     /// Counts the requests that are served here.
@@ -396,7 +405,9 @@ impl Tablet {
             }
             // It may be applied yet: this leadership never shows anything from here on. The term is
             // over or the replica has stopped.
-            Err(ProposeError::Unknown(reason)) => return Err(TxnError::Unknown { reason }),
+            Err(ProposeError::Unknown(reason)) => {
+                return Err(self.unanswered(leadership.term, reason));
+            }
         };
         if outcome.is_ok() {
             wait_until_after(&*inner.env, &*inner.clock, at).await;
@@ -460,6 +471,20 @@ impl Tablet {
         self.finish(&leadership, at, submitted).await
     }
 
+    /// What becomes of a command that was logged in `term` and not answered. A leader answers what it
+    /// applies, in the log's order. So if it was still the leader when the replica ended because the
+    /// tablet was retired or absorbed, the command comes after what had kept others out before that,
+    /// and does nothing.
+    fn unanswered(&self, term: u64, reason: String) -> TxnError {
+        let inner = &self.inner;
+        let leads = inner.leadership.borrow().as_ref().map(|leadership| leadership.term);
+        let retired = inner.machine.state().is_some_and(|state| state.retired);
+        if leads == Some(term) && (retired || inner.absorbed.load(Ordering::Acquire)) {
+            return TxnError::NoSuchTablet { tablet: inner.id };
+        }
+        TxnError::Unknown { reason }
+    }
+
     /// Logs a command that writes no row.
     pub(crate) async fn command(&self, command: Command) -> Outcome {
         let leadership = self.leadership().await?;
@@ -471,7 +496,7 @@ impl Tablet {
         match submitted {
             Ok(answer) => decode::<Outcome>(&answer)?,
             Err(ProposeError::NotLeader { leader }) => Err(self.not_leader(leader)),
-            Err(ProposeError::Unknown(reason)) => Err(TxnError::Unknown { reason }),
+            Err(ProposeError::Unknown(reason)) => Err(self.unanswered(leadership.term, reason)),
         }
     }
 }

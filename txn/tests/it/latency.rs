@@ -69,7 +69,7 @@ fn a_strong_read_confirms_leadership_with_a_majority_and_an_unconfirmed_one_does
 /// How much longer than before and after it a write takes at most while leadership passes from node
 /// 1 to `to`, for each gateway. Each has writers that hardly rest.
 async fn longest_waits(cluster: &Arc<Cluster>, to: u64) -> Vec<(u64, Duration)> {
-    const WRITERS: u64 = 4;
+    const WRITERS: u64 = 2;
     let begin = cluster.world.moment();
     let at = |ms| begin.plus(millis(ms));
     let mut writers = Vec::new();
