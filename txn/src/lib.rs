@@ -22,6 +22,7 @@ mod directory;
 mod error;
 mod gateway;
 mod holdings;
+pub mod locks;
 mod node;
 mod once;
 pub mod oracle;
