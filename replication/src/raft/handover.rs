@@ -29,8 +29,9 @@
 //! majority has answered a heartbeat of its term. But who has voted has said both: the answer to a
 //! vote names the voter's last entry, and where that is the candidate's own, the logs are the same.
 //! So those first questions are answered here, on behalf of those who have voted so, in every
-//! election. That is over before the leader begins: who is asked whether a read may be served
-//! answers for itself.
+//! election. Asked whether a read may still be served, everybody answers for itself: no question is
+//! answered here that was put after the leader has begun, and openraft counts an answer as of the
+//! moment at which it had asked.
 //!
 //! # Caveats
 //!
@@ -250,15 +251,9 @@ impl Handing {
     async fn vote(&self, replica: &Replica, request: &TransferLeaderRequest<RaftTypes>) {
         let (from, to) = (*request.from_leader(), NodeId::new(*request.to_node_id()));
         let Some(last) = request.last_log_id().copied() else { return };
-        let Ok(members) = members(replica).await else { return };
-        let voters = || members.voter_ids();
-        if !voters().any(|voter| voter == replica.node.get()) || !voters().any(|v| v == to.get()) {
-            return;
+        if self.holds(replica, from, last).await && both_vote(replica, to).await {
+            self.send_vote(replica, from, to, last).await;
         }
-        if !self.holds(replica, from, last).await {
-            return;
-        }
-        self.send_vote(replica, from, to, last).await;
     }
 
     /// Votes for a new leader in the next term, and sends it the vote.
@@ -288,7 +283,8 @@ impl Handing {
                 .raft
                 .with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied()));
             let Ok((from, Some(last))) = state.await else { return };
-            if from.leader_id.term != term || !from.committed {
+            let leads = from.leader_id.term == term && from.committed;
+            if !leads || !both_vote(&replica, to).await {
                 return;
             }
             let mut applied = replica.raft.watch_apply_progress();
@@ -319,6 +315,9 @@ impl Handing {
     async fn await_votes(&self, replica: &Replica, from: Vote, last: LogId, term: u64) {
         let handover = &replica.pulse.handover;
         let Ok(members) = members(replica).await else { return };
+        if members.get_joint_config().len() > 1 {
+            return;
+        }
         let mut votes = handover.votes.subscribe();
         let elected = votes.wait_for(|_| handover.is_elected(replica.node, from, last, &members));
         if !matches!(self.env.timeout(self.timing.heartbeat, elected).await, Ok(Ok(_))) {
@@ -342,6 +341,15 @@ async fn members(replica: &Replica) -> Result<Membership, ()> {
         .raft
         .with_raft_state(|state| state.membership_state.effective().membership().clone());
     members.await.map_err(drop)
+}
+
+/// Whether this replica and that of the new leader are voters, and none are being replaced.
+async fn both_vote(replica: &Replica, to: NodeId) -> bool {
+    let here = replica.node.get();
+    members(replica).await.is_ok_and(|members| match &members.get_joint_config()[..] {
+        [voters] => voters.contains(&here) && voters.contains(&to.get()),
+        _ => false,
+    })
 }
 
 /// Waits until a replica that leads `term` is told nothing by votes any more: openraft has heard
