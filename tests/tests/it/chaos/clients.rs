@@ -28,9 +28,10 @@ pub struct Done {
 
 impl Done {
     /// # Panics
-    /// When it is too little to say anything.
+    /// When it is too little to say anything. The few who read may all be cut off from a leader for
+    /// most of the time.
     pub fn assert_enough(&self) {
-        assert!(count(&self.writes) >= 20 && count(&self.reads) >= 10, "only {self}");
+        assert!(count(&self.writes) >= 20 && count(&self.reads) >= 1, "only {self}");
     }
 }
 
