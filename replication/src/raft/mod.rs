@@ -26,6 +26,7 @@
 mod handover;
 mod heart;
 mod host;
+pub mod lease;
 mod liveness;
 mod log;
 mod machine;
