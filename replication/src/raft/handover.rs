@@ -35,6 +35,9 @@
 //!
 //! # Caveats
 //!
+//! * Votes are sent unasked only if the old leader knows that the new one holds all of its log: who has
+//!   given its vote away replicates no more. Under load there is nearly always an entry that isn't
+//!   acknowledged yet; then the votes are asked for.
 //! * Who isn't sent enough votes in time stands all the same and asks for them; then the round trips
 //!   follow each other as they do in Raft. So it is while voters are being replaced.
 //! * If the new leader is gone, those who voted for it stand for election a little later, as after any
@@ -42,6 +45,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use meridian_storage::NodeId;
 use meridian_truetime::{Env, EnvironmentExt};
@@ -104,6 +108,8 @@ impl Votes {
 #[derive(Debug, Default)]
 pub(crate) struct Handover {
     votes: watch::Sender<Votes>,
+    /// As a leader that hands over: the new one is known to hold the log up to there.
+    caught_up: AtomicU64,
     /// It takes over, and has not come to an end with it.
     takes_over: watch::Sender<bool>,
     /// The term that it was handed, and the last entry before it, which is committed.
@@ -169,6 +175,17 @@ impl Handover {
         });
     }
 
+    /// The new leader is known to hold the log up to there.
+    pub(crate) fn set_caught_up(&self, index: u64) {
+        self.caught_up.store(index, Ordering::Relaxed);
+    }
+
+    /// Whether it holds all of it, so that votes may be sent unasked: who has them, or knows of
+    /// them, replicates no more.
+    pub(crate) fn is_caught_up(&self, last: LogId) -> bool {
+        last.index <= self.caught_up.load(Ordering::Relaxed)
+    }
+
     /// Waits while the replica is taking over; false if it isn't.
     pub(crate) async fn ended(&self) -> bool {
         let mut takes_over = self.takes_over.subscribe();
@@ -216,6 +233,7 @@ impl Handing {
         self: &Arc<Self>,
         replica: &Replica,
         request: TransferLeaderRequest<RaftTypes>,
+        unasked: bool,
     ) {
         replica.pulse.vouches_no_more(request.from_leader());
         let (handing, replica) = (Arc::clone(self), replica.clone());
@@ -223,7 +241,7 @@ impl Handing {
             // The old leader repeats it.
             if !replica.pulse.handover.takes_over.send_replace(true) {
                 self.env.spawn(async move {
-                    handing.take_over(&replica, request).await;
+                    handing.take_over(&replica, request, unasked).await;
                     replica.pulse.handover.takes_over.send_replace(false);
                 });
             }
@@ -231,7 +249,9 @@ impl Handing {
         }
         // That gives up the lease.
         let _ = replica.raft.handle_transfer_leader(request.clone()).await;
-        self.env.spawn(async move { handing.vote(&replica, &request).await });
+        if unasked {
+            self.env.spawn(async move { handing.vote(&replica, &request).await });
+        }
     }
 
     /// Waits until the log is durable up to the last entry of who hands over; false if that takes
@@ -284,7 +304,8 @@ impl Handing {
                 .with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied()));
             let Ok((from, Some(last))) = state.await else { return };
             let leads = from.leader_id.term == term && from.committed;
-            if !leads || !both_vote(&replica, to).await {
+            let caught_up = replica.pulse.handover.is_caught_up(last);
+            if !leads || !caught_up || !both_vote(&replica, to).await {
                 return;
             }
             let mut applied = replica.raft.watch_apply_progress();
@@ -296,10 +317,15 @@ impl Handing {
     }
 
     /// Takes over.
-    async fn take_over(&self, replica: &Replica, request: TransferLeaderRequest<RaftTypes>) {
+    async fn take_over(
+        &self,
+        replica: &Replica,
+        request: TransferLeaderRequest<RaftTypes>,
+        unasked: bool,
+    ) {
         let from = *request.from_leader();
         let term = from.leader_id.term + 1;
-        if let Some(last) = request.last_log_id().copied() {
+        if let Some(last) = request.last_log_id().copied().filter(|_| unasked) {
             // An entry of an earlier term would not be committed by being held.
             let commits = last.leader_id.term == from.leader_id.term;
             if commits && self.holds(replica, from, last).await {

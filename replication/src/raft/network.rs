@@ -51,7 +51,8 @@ pub(crate) enum Call {
     },
     Vote(VoteRequest<RaftTypes>),
     PreVote(VoteRequest<RaftTypes>),
-    Transfer(TransferLeaderRequest<RaftTypes>),
+    /// And whether the voters are to vote unasked.
+    Transfer(TransferLeaderRequest<RaftTypes>, bool),
     Granted(Granted),
 }
 
@@ -230,7 +231,9 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         req: TransferLeaderRequest<RaftTypes>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<RaftTypes>, RpcError> {
-        self.call(Call::Transfer(req)).await
+        let handover = &self.network.pulse.handover;
+        let unasked = req.last_log_id().is_some_and(|last| handover.is_caught_up(*last));
+        self.call(Call::Transfer(req, unasked)).await
     }
 }
 

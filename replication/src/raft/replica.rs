@@ -298,6 +298,7 @@ impl Replica {
         if matched + FAR_BEHIND < status.last_index {
             return;
         }
+        self.pulse.handover.set_caught_up(matched);
         let begins = self.pulse.hand_over(term, to);
         let _ = self.raft.trigger().transfer_leader(to.get()).await;
         if begins {

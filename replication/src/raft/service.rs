@@ -79,8 +79,8 @@ impl Service for RaftService {
                 }
                 answer(&raft.vote(rpc).await.map_err(malformed)?)
             }
-            Call::Transfer(rpc) => {
-                replica.handing.handle(&replica, rpc).await;
+            Call::Transfer(rpc, unasked) => {
+                replica.handing.handle(&replica, rpc, unasked).await;
                 let handled: TransferLeaderResponse<RaftTypes> = Ok(());
                 answer(&handled)
             }
