@@ -28,8 +28,8 @@
 //!
 //! * The table knows nothing of what becomes of a wounded transaction: whoever asks for it again
 //!   here under the same id begins anew.
-//! * What locks keep out is found by the first keys of range locks: each request looks at all range
-//!   locks that begin before its end, and each release at all that wait.
+//! * A request looks at all range locks that begin before its end, and at all older ones that wait.
+//!   A release does so for each that waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -77,9 +77,8 @@ impl Mode {
     /// Whether two transactions may hold such locks on one key.
     #[must_use]
     pub fn conflicts(self, other: Self) -> bool {
-        self.max(other) > Self::Shared
-            && (self, other) != (Self::Shared, Self::Update)
-            && (self, other) != (Self::Update, Self::Shared)
+        use Mode::{Shared, Update};
+        !matches!((self, other), (Shared, Shared | Update) | (Update, Shared))
     }
 }
 

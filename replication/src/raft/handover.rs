@@ -1,12 +1,13 @@
-//! How leadership passes from one replica to another within a round trip.
+//! How leadership passes from one replica to another, within a round trip if it can be.
 //!
 //! In Raft (Ongaro, *Consensus: Bridging Theory and Practice*, section 3.10) the old leader takes no
 //! more commands, has the new one catch up, and tells it to stand; it asks for votes, and what it has
 //! in its log is not known to be committed before an entry of its own is. That is up to three round
 //! trips in which nobody serves: one for the last entries, one for votes and one for the first entry.
-//! Here they are one:
+//! Where the new leader holds the whole log already, they are one at most:
 //!
-//! * The old leader stops at an entry `L` and tells *all* members who takes over (openraft does).
+//! * The old leader stops at an entry `L` and tells *all* members who takes over (openraft does), and
+//!   whether it knows that the new leader holds `L`. If not, all goes on as in Raft.
 //! * A voter that holds `L` durably, as a follower of the old leader, votes for the new one in the next
 //!   term without being asked, and sends it that vote. The old leader does so, too, once `L` is
 //!   committed and its clients are answered.
