@@ -234,7 +234,7 @@ impl Heart {
             let elected = now.since(since) <= self.timing.election_max;
             pulse.isolated.store(!elected && !self.reaches(&followers), Ordering::Relaxed);
             if let Some(to) = pulse.hands_over(term) {
-                replica.transfer_leader(to).await;
+                replica.hand_over(to).await;
             } else if pulse.confirming.load(Ordering::Relaxed) > 0
                 || followers.iter().any(|follower| self.is_to_hear(pulse, follower.node, term))
             {

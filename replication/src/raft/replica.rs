@@ -10,6 +10,7 @@ use meridian_storage::{NodeId, TabletId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
+use openraft::metrics::RaftMetrics;
 use openraft::raft::{ClientWriteResponse, ClientWriteResult, TransferLeaderRequest};
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::RaftLeaderId;
@@ -289,9 +290,22 @@ impl Replica {
         let _ = self.raft.trigger().elect(true).await;
     }
 
-    /// Hands leadership to `to`, which takes over when it has the whole log. Nothing happens while
-    /// that is far from it.
+    /// Hands leadership to `to` as soon as it holds what is in the log now, or after a moment: it
+    /// takes over when it has the whole log. Nothing happens while that is far from it.
     pub async fn transfer_leader(&self, to: NodeId) {
+        let last = self.status().last_index;
+        let holds = |metrics: &RaftMetrics<RaftTypes>| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&to.get()));
+            metrics.state != ServerState::Leader
+                || matched.is_some_and(|at| at.is_some_and(|at| at.index >= last))
+        };
+        let wait = self.raft.wait(Some(self.handing.timing.heartbeat));
+        let _ = wait.metrics(holds, "the new leader holds the log").await;
+        self.hand_over(to).await;
+    }
+
+    /// Hands leadership to `to`, now.
+    pub(crate) async fn hand_over(&self, to: NodeId) {
         let Some(term) = self.leads() else { return };
         let status = self.status();
         let matched = status.matched.get(&to).copied().unwrap_or_default();
