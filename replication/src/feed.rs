@@ -237,7 +237,7 @@ impl Applier {
             let old = self.data.snapshot().map_err(to_io)?;
             let records = image.records()?;
             let incoming = self.machine.offered(&records)?;
-            let ranges = self.machine.range(&old)?.into_iter().chain([incoming]);
+            let ranges = self.machine.own(&old)?.into_iter().chain([incoming]);
             let mut batch = WriteBatch::default();
             self.machine.take_over(&records, &old, &mut batch)?;
             image.add_to(&mut batch, &old, ranges, &self.machine.records())?;

@@ -69,6 +69,14 @@ pub trait StateMachine: Debug + Send + Sync + 'static {
     /// When the records can't be read or understood.
     fn range(&self, view: &DataSnapshot) -> io::Result<Option<KeyRange>>;
 
+    /// The part of that range that no other replica here holds: an image replaces these rows.
+    ///
+    /// # Errors
+    /// As [`StateMachine::range`].
+    fn own(&self, view: &DataSnapshot) -> io::Result<Vec<KeyRange>> {
+        Ok(self.range(view)?.into_iter().collect())
+    }
+
     /// The prefix of the names of the records that belong to the state.
     fn records(&self) -> Vec<u8>;
 

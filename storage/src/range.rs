@@ -81,6 +81,20 @@ impl KeyRange {
         KeyRange { start, end }
     }
 
+    /// The keys in this range that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &KeyRange) -> Vec<KeyRange> {
+        if !self.overlaps(other) {
+            return vec![self.clone()];
+        }
+        let left = KeyRange { start: self.start.clone(), end: Some(other.start.clone()) };
+        let right = other.end.as_ref().map(|end| KeyRange {
+            start: end.clone().max(self.start.clone()),
+            end: self.end.clone(),
+        });
+        [Some(left), right].into_iter().flatten().filter(|part| !part.is_empty()).collect()
+    }
+
     /// Whether some key is in both ranges.
     #[must_use]
     pub fn overlaps(&self, other: &KeyRange) -> bool {
@@ -142,6 +156,14 @@ mod tests {
                 prop_assert!(a.contains(&key));
             }
             prop_assert!(a.contains_range(&both) && b.contains_range(&both));
+        }
+
+        #[test]
+        fn what_is_left_of_a_range_holds_what_the_other_does_not(
+            a in range(), b in range(), key in key()
+        ) {
+            let holders = a.without(&b).iter().filter(|part| part.contains(&key)).count();
+            prop_assert_eq!(holders, usize::from(a.contains(&key) && !b.contains(&key)));
         }
 
         #[test]

@@ -5,10 +5,16 @@
 //! don't overlap at any one moment of the cluster, but a replica may lag. One that has not applied
 //! a split yet still holds what belongs to the new tablet elsewhere; the new tablet's replica here
 //! then has to wait until it has (and is born by that), before it may take an image.
+//!
+//! One that lags may also come to cover what another replica here has already: when it absorbs a
+//! neighbour that was split off again later, and the new tablet came here by an image before. What
+//! it writes there is there already. But those rows aren't its own: they belong to the replica that
+//! is ahead, of the later generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use meridian_replication::{Generation, TabletDescriptor};
 use meridian_storage::{KeyRange, TabletId};
 
 /// The rows are another replica's.
@@ -20,8 +26,8 @@ pub(crate) struct Overlap {
 
 #[derive(Clone, Debug, Default)]
 struct Claim {
-    /// What the replica's state covers; none for a blank one.
-    held: Option<KeyRange>,
+    /// What the replica's state covers, in which generation; none for a blank one.
+    held: Option<(KeyRange, Generation)>,
     /// What an image that it was offered covers.
     offered: Option<KeyRange>,
 }
@@ -38,9 +44,15 @@ struct Claims {
 }
 
 impl Holdings {
-    /// The replica covers `range` from now on.
-    pub(crate) fn hold(&self, tablet: TabletId, range: Option<KeyRange>) {
-        self.lock().all.insert(tablet, Claim { held: range, offered: None });
+    /// The replica covers what the descriptor says from now on, or nothing yet.
+    pub(crate) fn hold(&self, tablet: TabletId, descriptor: Option<&TabletDescriptor>) {
+        let held = descriptor.map(|descriptor| (descriptor.range.clone(), descriptor.generation));
+        self.lock().all.insert(tablet, Claim { held, offered: None });
+    }
+
+    /// The part of what a tablet covers that isn't held by a replica here that is ahead of it.
+    pub(crate) fn own(&self, descriptor: &TabletDescriptor) -> Vec<KeyRange> {
+        own(&self.lock().all, &descriptor.range, descriptor.generation)
     }
 
     /// Claims `range` for a replica that is about to be born or to get an image, of a tablet that has
@@ -57,11 +69,15 @@ impl Holdings {
         Ok(())
     }
 
-    /// The replicas of these tablets that are here, each with what it holds.
-    pub(crate) fn here(&self, tablets: &BTreeSet<TabletId>) -> Vec<(TabletId, Option<KeyRange>)> {
+    /// The replicas of these tablets that are here, each with what it alone holds.
+    pub(crate) fn here(&self, tablets: &BTreeSet<TabletId>) -> Vec<(TabletId, Vec<KeyRange>)> {
         let claims = self.lock();
         let here = claims.all.iter().filter(|(tablet, _)| tablets.contains(tablet));
-        here.map(|(tablet, claim)| (*tablet, claim.held.clone())).collect()
+        let owned = |claim: &Claim| {
+            let held = claim.held.as_ref();
+            held.map_or_else(Vec::new, |(range, of)| own(&claims.all, range, *of))
+        };
+        here.map(|(tablet, claim)| (*tablet, owned(claim))).collect()
     }
 
     /// Another replica has taken over what these held.
@@ -78,19 +94,6 @@ impl Holdings {
         self.lock().over.contains(&tablet)
     }
 
-    /// One replica's range became two.
-    pub(crate) fn split(
-        &self,
-        parent: TabletId,
-        parents: KeyRange,
-        child: TabletId,
-        childs: KeyRange,
-    ) {
-        let mut claims = self.lock();
-        claims.all.insert(parent, Claim { held: Some(parents), offered: None });
-        claims.all.insert(child, Claim { held: Some(childs), offered: None });
-    }
-
     /// The replica is gone.
     pub(crate) fn release(&self, tablet: TabletId) {
         let mut claims = self.lock();
@@ -103,6 +106,20 @@ impl Holdings {
     }
 }
 
+fn own(
+    claims: &BTreeMap<TabletId, Claim>,
+    range: &KeyRange,
+    generation: Generation,
+) -> Vec<KeyRange> {
+    let mut parts = vec![range.clone()];
+    for (ahead, of) in claims.values().filter_map(|claim| claim.held.as_ref()) {
+        if *of > generation {
+            parts = parts.iter().flat_map(|part| part.without(ahead)).collect();
+        }
+    }
+    parts
+}
+
 fn free(
     claims: &BTreeMap<TabletId, Claim>,
     tablet: TabletId,
@@ -110,7 +127,8 @@ fn free(
     absorbed: &BTreeSet<TabletId>,
 ) -> Result<(), Overlap> {
     let overlaps = |claim: &Claim| {
-        [&claim.held, &claim.offered].into_iter().flatten().any(|claimed| claimed.overlaps(range))
+        let held = claim.held.as_ref().map(|(range, _)| range);
+        held.into_iter().chain(&claim.offered).any(|claimed| claimed.overlaps(range))
     };
     let other = claims
         .iter()
@@ -123,6 +141,8 @@ fn free(
 
 #[cfg(test)]
 mod tests {
+    use meridian_replication::Placement;
+
     use super::*;
 
     fn range(start: u8, end: u8) -> KeyRange {
@@ -132,16 +152,46 @@ mod tests {
     const PARENT: TabletId = TabletId::new(2);
     const CHILD: TabletId = TabletId::new(3);
 
+    fn tablet(id: TabletId, start: u8, end: u8, splits: u64) -> TabletDescriptor {
+        TabletDescriptor {
+            id,
+            generation: Generation::from(splits),
+            range: range(start, end),
+            sticky: false,
+            root_key: Vec::new(),
+            voters: Vec::new(),
+            read_only: Vec::new(),
+            preferred_leader: meridian_storage::NodeId::new(1),
+            placement: Placement::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_replica_that_is_ahead_holds_is_not_owned_by_one_that_lags() {
+        let (holdings, none) = (Holdings::default(), BTreeSet::new());
+        holdings.hold(PARENT, Some(&tablet(PARENT, 0, 3, 6)));
+        // The child came by an image, split and shortened by then.
+        holdings.offer(CHILD, range(3, 5), &none).expect("nobody's");
+        let child = tablet(CHILD, 3, 5, 11);
+        holdings.hold(CHILD, Some(&child));
+        // The parent absorbs what the child was split from.
+        let parent = tablet(PARENT, 0, 9, 7);
+        holdings.hold(PARENT, Some(&parent));
+        assert_eq!(holdings.own(&parent), [range(0, 3), range(5, 9)]);
+        assert_eq!(holdings.own(&child), [range(3, 5)]);
+        assert_eq!(holdings.here(&BTreeSet::from([PARENT])), [(PARENT, holdings.own(&parent))]);
+    }
+
     #[test]
     fn a_child_waits_for_a_parent_that_lags() {
         let (holdings, none) = (Holdings::default(), BTreeSet::new());
-        holdings.hold(PARENT, Some(range(0, 9)));
+        holdings.hold(PARENT, Some(&tablet(PARENT, 0, 9, 1)));
         holdings.hold(CHILD, None);
         assert_eq!(holdings.offer(CHILD, range(5, 9), &none), Err(Overlap { holder: PARENT }));
         // An image behind the split makes room as well as the split itself does.
         holdings.offer(PARENT, range(0, 5), &none).expect("its own rows");
         assert!(holdings.offer(CHILD, range(5, 9), &none).is_err(), "the image is not there yet");
-        holdings.hold(PARENT, Some(range(0, 5)));
+        holdings.hold(PARENT, Some(&tablet(PARENT, 0, 5, 1)));
         holdings.offer(CHILD, range(5, 9), &none).expect("nobody's");
         assert_eq!(holdings.offer(PARENT, range(0, 9), &none), Err(Overlap { holder: CHILD }));
         holdings.release(CHILD);
@@ -152,11 +202,11 @@ mod tests {
     fn what_was_absorbed_makes_room() {
         let (holdings, none) = (Holdings::default(), BTreeSet::new());
         let absorbed = BTreeSet::from([CHILD]);
-        holdings.hold(PARENT, Some(range(0, 5)));
-        holdings.hold(CHILD, Some(range(5, 9)));
+        holdings.hold(PARENT, Some(&tablet(PARENT, 0, 5, 1)));
+        holdings.hold(CHILD, Some(&tablet(CHILD, 5, 9, 1)));
         assert!(holdings.offer(PARENT, range(0, 9), &none).is_err());
         holdings.offer(PARENT, range(0, 9), &absorbed).expect("the child is no more");
-        assert_eq!(holdings.here(&absorbed), [(CHILD, Some(range(5, 9)))]);
+        assert_eq!(holdings.here(&absorbed), [(CHILD, vec![range(5, 9)])]);
         holdings.end(&[CHILD]);
         assert!(holdings.is_over(CHILD) && !holdings.is_over(PARENT));
         holdings.release(CHILD);

@@ -160,7 +160,7 @@ impl Node {
         // All of them before any is opened: one that absorbs another when its log is replayed must
         // know that the other is here.
         for descriptor in &stored {
-            node.holdings.hold(descriptor.id, Some(descriptor.range.clone()));
+            node.holdings.hold(descriptor.id, Some(descriptor));
         }
         for descriptor in &stored {
             match node.open_tablet(descriptor, false).await {
@@ -466,8 +466,9 @@ impl Node {
         self.host.alone(|| {
             if !self.holdings.is_over(tablet) {
                 let state = removed.as_ref().and_then(|removed| removed.machine().state());
-                let range = state.map(|state| state.descriptor.range);
-                let batch = removal(tablet, range, &self.storage.data.snapshot()?)?;
+                let own = state.map(|state| self.holdings.own(&state.descriptor));
+                let batch =
+                    removal(tablet, own.unwrap_or_default(), &self.storage.data.snapshot()?)?;
                 self.storage.data.commit(batch)?;
             }
             self.holdings.release(tablet);

@@ -41,9 +41,9 @@ pub struct Oracle {
     pending: BTreeMap<Timestamp, bool>,
     /// Every write at or below is visible or will never be.
     visible: Timestamp,
-    /// Strong reads are no older: what came with another tablet may have been acknowledged there up
-    /// to here.
-    absorbed: Timestamp,
+    /// Strong reads are no older: up to here, an earlier leader, or that of a tablet that was taken
+    /// in, may have acknowledged writes.
+    least: Timestamp,
 }
 
 impl Oracle {
@@ -52,12 +52,7 @@ impl Oracle {
     #[must_use]
     pub fn new(last_applied: Timestamp) -> Self {
         let pending = BTreeMap::from([(last_applied, false)]);
-        Self {
-            floor: last_applied,
-            pending,
-            visible: last_applied.prev(),
-            absorbed: Timestamp::MIN,
-        }
+        Self { floor: last_applied, pending, visible: last_applied.prev(), least: last_applied }
     }
 
     /// A timestamp for the next write: no lower than `at_least` (`TT.now().latest` when the request
@@ -108,7 +103,7 @@ impl Oracle {
     /// promised there too. Strong reads are no older from here on.
     pub fn absorb(&mut self, at_least: Timestamp) -> Timestamp {
         let at = self.assign(at_least);
-        self.absorbed = at;
+        self.least = at;
         at
     }
 
@@ -121,7 +116,7 @@ impl Oracle {
     /// The timestamp of a strong read that has to see everything up to `min`: the newest that needs
     /// no wait, if that is enough.
     pub fn strong_read(&mut self, min: Timestamp) -> Timestamp {
-        let at = self.visible.max(self.absorbed).max(min);
+        let at = self.visible.max(self.least).max(min);
         self.promise(at);
         at
     }
@@ -166,6 +161,8 @@ mod tests {
         let mut oracle = Oracle::new(ts(100));
         assert_eq!(oracle.visible(), ts(99));
         assert!(oracle.must_wait(ts(100)));
+        // The earlier leader may have acknowledged it: by its clock the timestamp had passed.
+        assert_eq!(oracle.strong_read(Timestamp::MIN), ts(100));
         oracle.release(ts(100));
         assert_eq!(oracle.visible(), ts(100));
     }

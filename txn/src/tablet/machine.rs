@@ -42,7 +42,7 @@ use meridian_truetime::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::state::{
-    Event, Frozen, State, Unchanged, bear, content_records, directory_begins, records,
+    Event, Frozen, State, Unchanged, bear, content_records, directory_begins, is_stored, records,
     stage_record, stage_records, state_record,
 };
 use crate::command::{Absorb, Command, Mutation, Outcome, Versions, WriteRequest, decode, encode};
@@ -80,7 +80,7 @@ impl TabletMachine {
             Some(bytes) => Some(decode(&bytes)?),
             None => None,
         };
-        holdings.hold(id, state.as_ref().map(|state| state.descriptor.range.clone()));
+        holdings.hold(id, state.as_ref().map(|state| &state.descriptor));
         let versions = States { committed: state.clone(), next: state, events: Vec::new() };
         Ok(Self { id, holdings, events, state: Mutex::new(versions) })
     }
@@ -302,8 +302,8 @@ impl TabletMachine {
         view: &DataSnapshot,
         batch: &mut WriteBatch,
     ) -> Result<(), StorageError> {
-        for (tablet, held) in self.holdings.here(absorbed) {
-            if let Some(range) = held {
+        for (tablet, rows) in self.holdings.here(absorbed) {
+            for range in rows {
                 batch.clear_range(range);
             }
             for record in view.records(&records(tablet))? {
@@ -441,7 +441,9 @@ impl StateMachine for TabletMachine {
             }
             Command::Split { key, child, sticky } => split(state, &key, child, sticky).map(|new| {
                 let parent = state.descriptor.id;
-                if let Some(new) = new {
+                // Unless it came here by an image before: then it is ahead of its birth.
+                let here = is_stored(view, child).expect("a replica can read its data");
+                if let Some(new) = new.filter(|_| !here) {
                     bear(&new, batch).expect("a state can be encoded");
                     events.push(Event::Born { parent, child: Box::new(new.descriptor) });
                 }
@@ -515,20 +517,22 @@ impl StateMachine for TabletMachine {
     fn committed(&self) {
         let mut versions = self.lock();
         let before = versions.committed.as_ref().map(|state| state.absorbed.len());
+        let range = versions.committed.as_ref().map(|state| state.descriptor.range.clone());
         let States { committed, next, .. } = &mut *versions;
         committed.clone_from(next);
         if let Some(state) = &versions.committed
             && before != Some(state.absorbed.len())
         {
             self.over(&state.absorbed);
-            self.holdings.hold(self.id, Some(state.descriptor.range.clone()));
+        }
+        if let Some(state) = &versions.committed
+            && range.as_ref() != Some(&state.descriptor.range)
+        {
+            self.holdings.hold(self.id, Some(&state.descriptor));
         }
         for event in std::mem::take(&mut versions.events) {
-            if let Event::Born { parent, child } = &event
-                && let Some(state) = &versions.committed
-            {
-                let parents = state.descriptor.range.clone();
-                self.holdings.split(*parent, parents, child.id, child.range.clone());
+            if let Event::Born { child, .. } = &event {
+                self.holdings.hold(child.id, Some(child));
             }
             // Nobody listens on a node that stops.
             let _ = self.events.send(event);
@@ -540,6 +544,13 @@ impl StateMachine for TabletMachine {
         let Some(bytes) = record else { return Ok(None) };
         let state: State = decode(&bytes).map_err(io::Error::other)?;
         Ok(Some(state.descriptor.range))
+    }
+
+    fn own(&self, view: &DataSnapshot) -> io::Result<Vec<KeyRange>> {
+        let record = view.record(&state_record(self.id)).map_err(io::Error::other)?;
+        let Some(bytes) = record else { return Ok(Vec::new()) };
+        let state: State = decode(&bytes).map_err(io::Error::other)?;
+        Ok(self.holdings.own(&state.descriptor))
     }
 
     fn records(&self) -> Vec<u8> {
@@ -575,7 +586,7 @@ impl StateMachine for TabletMachine {
         let bytes = record.ok_or_else(|| io::Error::other("an image without a state"))?;
         let restored: State = decode(&bytes).map_err(io::Error::other)?;
         self.over(&restored.absorbed);
-        self.holdings.hold(self.id, Some(restored.descriptor.range.clone()));
+        self.holdings.hold(self.id, Some(&restored.descriptor));
         let mut versions = self.lock();
         versions.committed = Some(restored.clone());
         versions.next = Some(restored);

@@ -212,11 +212,11 @@ pub(super) fn bear(state: &State, batch: &mut WriteBatch) -> Result<(), TxnError
 /// The batch that removes a tablet's rows and records from a data file.
 pub(crate) fn removal(
     tablet: TabletId,
-    range: Option<KeyRange>,
+    rows: Vec<KeyRange>,
     view: &DataSnapshot,
 ) -> Result<WriteBatch, TxnError> {
     let mut batch = WriteBatch::default();
-    if let Some(range) = range {
+    for range in rows {
         batch.clear_range(range);
     }
     for record in view.records(&records(tablet))? {
