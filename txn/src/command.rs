@@ -107,8 +107,7 @@ pub enum ReadAt {
     },
     /// As of this timestamp, which no later write to what is read will get.
     Exact(Timestamp),
-    /// What a replica that believes it leads has, without asking the others: for the reading part
-    /// of a write, which apply validates.
+    /// What the leader has, however old: for the reading part of a write, which apply validates.
     Unconfirmed,
 }
 

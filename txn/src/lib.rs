@@ -13,8 +13,8 @@
 //!
 //! # A read
 //!
-//! Reads go to the leader, which confirms with a majority that it is the leader, and see one
-//! timestamp ([`ReadAt`]). The reading part of a write skips the confirmation: apply validates it.
+//! Reads go to the leader and see one timestamp ([`ReadAt`]). A leader serves within its lease
+//! (`meridian_replication::raft::lease`), in which there is no other, so it needs to ask nobody.
 
 mod autosplit;
 mod command;

@@ -129,6 +129,7 @@ impl Node {
         let host = Host::new(
             id,
             Arc::clone(&env),
+            Arc::clone(&clock),
             storage.clone(),
             Arc::clone(&transport),
             &registry,
@@ -334,7 +335,7 @@ impl Node {
                 self.want(&tablet, descriptor.generation).await?;
                 tablet
             }
-            Err(_) => self.open_replica(descriptor, Timestamp::MIN).await?,
+            Err(_) => self.open_replica(descriptor, None, Timestamp::MIN).await?,
         };
         if lead {
             tablet.replica().stand().await;
@@ -369,10 +370,11 @@ impl Node {
         // Its log must not remember what the data file has forgotten: what makes the split again may
         // be gone by then.
         self.host.flush().await.map_err(|error| TxnError::Internal(error.to_string()))?;
-        let parent = self.tablet(parent).ok();
-        let floor = parent.as_ref().and_then(Tablet::floor);
-        let opened = self.open_replica(child, floor.unwrap_or(Timestamp::MIN)).await?;
-        if let (Some(parent), Some(_)) = (parent, floor) {
+        let open = self.tablet(parent).ok();
+        let floor = open.as_ref().and_then(Tablet::floor);
+        let inherited = floor.unwrap_or(Timestamp::MIN);
+        let opened = self.open_replica(child, Some(parent), inherited).await?;
+        if let (Some(parent), Some(_)) = (open, floor) {
             // The followers open theirs when they have applied the split, too.
             parent.replica().announce().await;
             self.env.spawn(async move { opened.stand_until_led().await });
@@ -383,6 +385,7 @@ impl Node {
     async fn open_replica(
         &self,
         descriptor: &TabletDescriptor,
+        split_from: Option<TabletId>,
         inherited: Timestamp,
     ) -> Result<Tablet, TxnError> {
         let id = descriptor.id;
@@ -416,7 +419,8 @@ impl Node {
             TabletMachine::open(id, &view, Arc::clone(&self.holdings), self.events.clone())
         });
         let machine = Arc::new(machine?);
-        let replica = self.host.open(id, Arc::clone(&machine) as Arc<_>).await.map_err(internal)?;
+        let replica = self.host.open(id, Arc::clone(&machine) as Arc<_>, split_from).await;
+        let replica = replica.map_err(internal)?;
         let wanted = self.storage.data.snapshot()?.record(&wanted_record(id))?;
         let wanted = wanted.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         let tablet = Tablet::start(TabletParts {

@@ -19,14 +19,11 @@
 //! Writes are acknowledged when they are visible, that is in the order of their timestamps; so a
 //! strong read at `visible` has seen everything that was acknowledged before it began.
 //!
-//! # Caveats
-//!
 //! The oracle belongs to one term of one leader. It is created after the new leader has applied
-//! everything of earlier terms, with the last applied timestamp as its floor. What an earlier
-//! leader promised to *readers* isn't known here: a read-only statement over several tablets may
-//! have read at a timestamp above this floor, and a later write may get a timestamp below it. The
-//! statement is over by then or ends with an error, but a repeated read at the same timestamp could
-//! see that write. Leases close this gap.
+//! everything of earlier terms, and its floor is what that leader has to stay above: the last applied
+//! timestamp, and the end of the earlier leaders' leases or what they said that they had taken
+//! (`meridian_replication::raft::lease`). Whatever it assigns or promises is taken within the present
+//! lease, so that the next leader stays above it in turn.
 
 use std::collections::BTreeMap;
 

@@ -45,18 +45,22 @@
 //!   leader's end. Who lags far behind isn't handed leadership.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use meridian_storage::NodeId;
-use meridian_truetime::{Env, EnvironmentExt};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp};
 use openraft::ServerState;
 use openraft::metrics::{RaftMetrics, WaitError};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::network::{Call, SERVICE};
+use super::heart::Heart;
+use super::lease::Parting;
+use super::liveness::Epoch;
+use super::network::{Call, Ceased, SERVICE, Transfer};
 use super::replica::Replica;
 use super::timing::Timing;
 use super::types::{LogId, Membership, RaftTypes, Vote};
@@ -71,6 +75,10 @@ pub(crate) struct Granted {
     /// What the voter held before it voted, durably.
     last: LogId,
     response: VoteResponse<RaftTypes>,
+    /// What the new leader has to know of earlier ones.
+    parting: Parting,
+    /// What the voter's node promises to the new leader's, in that epoch, if it knows in which that is.
+    promised: Option<(Epoch, Timestamp)>,
 }
 
 /// A vote for this replica by one whose log is the same, durably.
@@ -120,7 +128,7 @@ pub(crate) struct Handover {
 impl Handover {
     /// Somebody has voted without being asked.
     pub(crate) fn granted(&self, by: NodeId, granted: Granted) {
-        let Granted { from, last, response } = granted;
+        let Granted { from, last, response, .. } = granted;
         let voted = Voted { last, response, from: Some(from) };
         self.votes.send_modify(|votes| votes.insert(by, voted));
     }
@@ -221,6 +229,8 @@ pub(crate) struct Handing {
     pub(crate) env: Env,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) timing: Timing,
+    /// Not a strong one: it holds the replicas, and they hold this.
+    pub(crate) heart: Weak<Heart>,
 }
 
 /// The vote of the candidate that leadership is handed to.
@@ -230,13 +240,12 @@ fn next_vote(from: Vote, to: NodeId) -> Vote {
 
 impl Handing {
     /// A leader hands over, to this replica or to another.
-    pub(crate) async fn handle(
-        self: &Arc<Self>,
-        replica: &Replica,
-        request: TransferLeaderRequest<RaftTypes>,
-        unasked: bool,
-    ) {
-        replica.pulse.vouches_no_more(request.from_leader());
+    pub(crate) async fn handle(self: &Arc<Self>, replica: &Replica, transfer: Transfer) {
+        let Transfer { request, unasked, taken, epoch } = transfer;
+        let from = request.from_leader();
+        replica.pulse.vouches_no_more(from);
+        let leader = NodeId::new(*from.leader_id.node_id());
+        replica.pulse.release(Ceased { leader, term: from.leader_id.term, taken });
         let (handing, replica) = (Arc::clone(self), replica.clone());
         if *request.to_node_id() == replica.node.get() {
             // The old leader repeats it.
@@ -251,8 +260,19 @@ impl Handing {
         // That gives up the lease.
         let _ = replica.raft.handle_transfer_leader(request.clone()).await;
         if unasked {
-            self.env.spawn(async move { handing.vote(&replica, &request).await });
+            self.env.spawn(async move { handing.vote(&replica, &request, epoch).await });
         }
+    }
+
+    /// Somebody has voted without being asked.
+    pub(crate) fn granted(&self, replica: &Replica, by: NodeId, granted: Granted) {
+        let term = granted.response.vote.leader_id.term;
+        replica.pulse.parted(term, granted.parting);
+        if let (Some((epoch, until)), Some(heart)) = (granted.promised, self.heart.upgrade()) {
+            heart.helped(by, epoch, until);
+            replica.pulse.bound(by, term, epoch);
+        }
+        replica.pulse.handover.granted(by, granted);
     }
 
     /// Waits until the log is durable up to the last entry of who hands over; false if that takes
@@ -269,26 +289,41 @@ impl Handing {
     }
 
     /// Votes for who takes over.
-    async fn vote(&self, replica: &Replica, request: &TransferLeaderRequest<RaftTypes>) {
+    async fn vote(
+        &self,
+        replica: &Replica,
+        request: &TransferLeaderRequest<RaftTypes>,
+        epoch: Option<Epoch>,
+    ) {
         let (from, to) = (*request.from_leader(), NodeId::new(*request.to_node_id()));
         let Some(last) = request.last_log_id().copied() else { return };
         if self.holds(replica, from, last).await && both_vote(replica, to).await {
-            self.send_vote(replica, from, to, last).await;
+            self.send_vote(replica, from, (to, epoch), last).await;
         }
     }
 
     /// Votes for a new leader in the next term, and sends it the vote.
-    async fn send_vote(&self, replica: &Replica, from: Vote, to: NodeId, last: LogId) {
-        let vote = VoteRequest {
+    async fn send_vote(
+        &self,
+        replica: &Replica,
+        from: Vote,
+        (to, epoch): (NodeId, Option<Epoch>),
+        last: LogId,
+    ) {
+        let vote: VoteRequest<RaftTypes> = VoteRequest {
             vote: next_vote(from, to),
             last_log_id: Some(last),
             leadership_transfer: true,
         };
+        let Some(heart) = self.heart.upgrade() else { return };
+        let parting = heart.part(replica, to);
+        let term = vote.vote.leader_id.term;
         let Ok(response) = replica.raft.vote(vote).await else { return };
         if !response.vote_granted || response.last_log_id != Some(last) {
             return;
         }
-        let call = Call::Granted(Granted { from, last, response });
+        let promised = epoch.and_then(|epoch| Some((epoch, heart.help(replica, to, epoch, term)?)));
+        let call = Call::Granted(Granted { from, last, response, parting, promised });
         let Ok(message) = encode(&(replica.group, call)) else { return };
         // Without it, the vote will be asked for.
         let _ = self.transport.call(to, SERVICE, message, self.timing.deadline()).await;
@@ -312,7 +347,8 @@ impl Handing {
             let mut applied = replica.raft.watch_apply_progress();
             let answered = applied.wait_until(|at| *at >= Some(last));
             if let Ok(Ok(_)) = handing.env.timeout(handing.timing.heartbeat, answered).await {
-                handing.send_vote(&replica, from, to, last).await;
+                let epoch = handing.heart.upgrade().and_then(|heart| heart.epoch_of(to));
+                handing.send_vote(&replica, from, (to, epoch), last).await;
             }
         });
     }
@@ -415,8 +451,6 @@ pub(crate) async fn begin(replica: &Replica, term: u64) -> Result<bool, WaitErro
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use openraft::vote::RaftLeaderId;
-
     use super::*;
     use crate::raft::types::{LeaderId, Member};
 
@@ -438,7 +472,8 @@ mod tests {
     fn granted(from_term: u64, index: u64) -> Granted {
         let last = log_id(from_term, index);
         let response = VoteResponse::new(vote(from_term + 1, 2, false), Some(last), true);
-        Granted { from: vote(from_term, 1, true), last, response }
+        let from = vote(from_term, 1, true);
+        Granted { from, last, response, parting: Parting::NONE, promised: None }
     }
 
     fn elected(handover: &Handover, members: &Membership) -> bool {

@@ -13,19 +13,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use meridian_storage::NodeId;
-use meridian_truetime::{Env, EnvironmentExt, Moment};
+use meridian_truetime::{Env, EnvironmentExt, Moment, Timestamp, TrueTime, wait_until_after};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::handover::Handover;
 use super::host::{Replicas, lock};
+use super::lease::{Bond, Parting, Promised, Promises, Tenure};
 use super::liveness::{Contact, Epoch, Liveness, Standing, Vouched};
 use super::machine::RaftSnapshot;
-use super::network::answer;
+use super::network::{Ceased, answer};
 use super::replica::Replica;
 use super::timing::{LEASE, Timing};
 use super::types::{RaftTypes, Vote};
@@ -56,6 +58,18 @@ pub(crate) struct Pulse {
     hands_over: Mutex<Option<(u64, NodeId)>>,
     /// openraft has given up, because its storage did.
     failed: AtomicBool,
+    /// Whom this replica helps to lead.
+    bond: Mutex<Bond>,
+    /// The last leader that has ceased to act.
+    ceased: Mutex<Option<Ceased>>,
+    /// What it has done itself as a leader.
+    tenure: Mutex<Tenure>,
+    /// As a leader: who has heard it vouch, in which term and epoch.
+    bound: Mutex<BTreeMap<NodeId, (u64, Epoch)>>,
+    /// What those have said who voted for it in that term.
+    parting: Mutex<(u64, Parting)>,
+    /// The voters that are to replace the present ones.
+    next_voters: Mutex<Vec<NodeId>>,
     /// Leadership that is handed to it.
     pub(crate) handover: Handover,
     /// The image whose shipping was interrupted last.
@@ -107,7 +121,7 @@ impl Pulse {
         guard(&self.hands_over).replace((term, to)).is_none_or(|(of, _)| of != term)
     }
 
-    fn hands_over(&self, term: u64) -> Option<NodeId> {
+    pub(crate) fn hands_over(&self, term: u64) -> Option<NodeId> {
         guard(&self.hands_over).filter(|(of, _)| *of == term).map(|(_, to)| to)
     }
 
@@ -140,6 +154,60 @@ impl Pulse {
         }
     }
 
+    /// A voter helps this leader in that term, as far as its node's promises under that epoch go.
+    pub(crate) fn bound(&self, voter: NodeId, term: u64, epoch: Epoch) {
+        guard(&self.bound).insert(voter, (term, epoch));
+    }
+
+    /// What somebody has said who voted for this replica.
+    pub(crate) fn parted(&self, term: u64, parting: Parting) {
+        let mut known = guard(&self.parting);
+        match known.0.cmp(&term) {
+            std::cmp::Ordering::Less => *known = (term, parting),
+            std::cmp::Ordering::Equal => known.1 = known.1.and(parting),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+
+    /// What all have said who voted for it in that term.
+    pub(crate) fn parting(&self, term: u64) -> Parting {
+        let known = guard(&self.parting);
+        if known.0 == term { known.1 } else { Parting::NONE }
+    }
+
+    /// As a leader that hands over: ceases to act. Up to where it has taken timestamps.
+    pub(crate) fn cease(&self) -> Timestamp {
+        guard(&self.tenure).cease()
+    }
+
+    /// A leader has ceased to act.
+    pub(crate) fn release(&self, ceased: Ceased) {
+        let Ceased { leader, term, taken } = ceased;
+        guard(&self.bond).release(leader, term, taken);
+        *guard(&self.ceased) = Some(ceased);
+    }
+
+    /// The last leader that has ceased to act, as far as is known here.
+    pub(crate) fn ceased(&self) -> Option<Ceased> {
+        *guard(&self.ceased)
+    }
+
+    /// A leader acts only with a lease of these, too.
+    pub(crate) fn set_next_voters(&self, voters: Vec<NodeId>) {
+        *guard(&self.next_voters) = voters;
+    }
+
+    /// Goes on as the replica of another group: the one that this was split from.
+    pub(crate) fn inherit(&self, parent: &Self) {
+        *guard(&self.bond) = *guard(&parent.bond);
+        guard(&self.tenure).inherit(&guard(&parent.tenure));
+    }
+
+    /// As a leader: up to where it has taken timestamps.
+    pub(crate) fn taken(&self) -> Timestamp {
+        guard(&self.tenure).taken()
+    }
+
     /// A follower has heard it.
     pub(crate) fn told(&self, follower: NodeId, told: Told) {
         guard(&self.told).insert(follower, told);
@@ -154,13 +222,31 @@ pub(crate) struct Heart {
     transport: Arc<dyn Transport>,
     timing: Timing,
     replicas: Arc<Replicas>,
+    clock: Arc<dyn TrueTime>,
     liveness: Mutex<Liveness>,
+    leases: Mutex<Leases>,
+    /// A heartbeat is due at once.
+    due: Notify,
 }
 
-/// A node says that it lives; the answer says the same.
+#[derive(Debug)]
+struct Leases {
+    promises: Promises,
+    promised: Promised,
+}
+
+/// A node says that it lives, and asks for a promise.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Beat {
     epoch: Epoch,
+    until: Timestamp,
+}
+
+/// So does the answer; the promise is `None` where that epoch is over.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Answer {
+    epoch: Epoch,
+    promised: Option<Timestamp>,
 }
 
 impl Heart {
@@ -168,13 +254,31 @@ impl Heart {
     pub(crate) fn new(
         node: NodeId,
         env: Env,
+        clock: Arc<dyn TrueTime>,
         transport: Arc<dyn Transport>,
         timing: Timing,
         replicas: Arc<Replicas>,
+        begun_before: bool,
     ) -> Self {
         let (shortest, longest) = (timing.election_min, timing.election_max);
         let liveness = Liveness::new(env.random(), shortest, longest, env.fork_rng());
-        Self { node, env, transport, timing, replicas, liveness: Mutex::new(liveness) }
+        let promises = if begun_before {
+            Promises::after_restart(clock.now(), timing.lease)
+        } else {
+            Promises::new(timing.lease)
+        };
+        let leases = Leases { promises, promised: Promised::new(liveness.epoch()) };
+        Self {
+            node,
+            env,
+            transport,
+            timing,
+            replicas,
+            clock,
+            liveness: Mutex::new(liveness),
+            leases: Mutex::new(leases),
+            due: Notify::new(),
+        }
     }
 
     /// Beats for as long as the node lives.
@@ -186,23 +290,136 @@ impl Heart {
                 let sending = Arc::clone(&heart);
                 heart.env.spawn(async move { sending.beat(peer).await });
             }
-            drop(heart);
-            pause.await;
+            let due = std::pin::pin!(heart.due.notified());
+            futures::future::select(pause, due).await;
         }
     }
 
     async fn beat(&self, peer: NodeId) {
-        let Ok(beat) = encode(&Beat { epoch: self.epoch() }) else { return };
+        let until = self.clock.now().earliest.plus(self.timing.lease);
+        let asked = self.epoch();
+        let Ok(beat) = encode(&Beat { epoch: asked, until }) else { return };
         let answer = self.transport.call(peer, SERVICE, beat, self.timing.deadline()).await;
-        if let Some(Beat { epoch }) = answer.ok().and_then(|answer| decode(&answer).ok()) {
-            guard(&self.liveness).answered(self.env.moment(), peer, epoch);
+        let answer = answer.ok().and_then(|answer| decode(&answer).ok());
+        let Some(Answer { epoch, promised }) = answer else { return };
+        guard(&self.liveness).answered(self.env.moment(), peer, epoch);
+        match promised {
+            Some(until) => guard(&self.leases).promised.promised(peer, asked, until),
+            None => self.renew(asked),
         }
+    }
+
+    /// Another epoch, unless that one is over already: leaders here have to vouch anew.
+    fn renew(&self, epoch: Epoch) {
+        let mut liveness = guard(&self.liveness);
+        if liveness.epoch() == epoch {
+            liveness.renew();
+            guard(&self.leases).promised = Promised::new(liveness.epoch());
+            self.due.notify_one();
+        }
+    }
+
+    /// Promises itself what it asks of others.
+    fn promise_itself(&self) {
+        let (now, epoch) = (self.clock.now(), self.epoch());
+        let mut leases = guard(&self.leases);
+        let until = now.earliest.plus(self.timing.lease);
+        match leases.promises.promise(now, self.node, epoch, until) {
+            Some(until) => leases.promised.promised(self.node, epoch, until),
+            None => {
+                drop(leases);
+                self.renew(epoch);
+            }
+        }
+    }
+
+    /// The leader of that term, on that node, has vouched for itself under that epoch.
+    pub(crate) fn bind(&self, replica: &Replica, leader: NodeId, epoch: Epoch, term: u64) {
+        let mut leases = guard(&self.leases);
+        guard(&replica.pulse.bond).bind(&mut leases.promises, leader, epoch, term);
+    }
+
+    /// A replica here votes for a candidate; what that has to know of earlier leaders.
+    pub(crate) fn part(&self, replica: &Replica, candidate: NodeId) -> Parting {
+        let epoch = self.epoch_of(candidate);
+        let mut leases = guard(&self.leases);
+        let mut bond = guard(&replica.pulse.bond);
+        if bond.to().is_some_and(|(node, _)| node == self.node) && candidate != self.node {
+            // It knows what it has done.
+            bond.release_own(replica.pulse.cease());
+        }
+        bond.part(&mut leases.promises, candidate, epoch)
+    }
+
+    /// Votes for a new leader that is known to be in that epoch, and helps it from here on: what is
+    /// promised to it.
+    pub(crate) fn help(
+        &self,
+        replica: &Replica,
+        leader: NodeId,
+        epoch: Epoch,
+        term: u64,
+    ) -> Option<Timestamp> {
+        let now = self.clock.now();
+        let mut leases = guard(&self.leases);
+        let until = now.earliest.plus(self.timing.lease);
+        let promised = leases.promises.promise(now, leader, epoch, until)?;
+        guard(&replica.pulse.bond).bind(&mut leases.promises, leader, epoch, term);
+        Some(promised)
+    }
+
+    /// A voter helps a leader here.
+    pub(crate) fn helped(&self, by: NodeId, epoch: Epoch, until: Timestamp) {
+        guard(&self.leases).promised.promised(by, epoch, until);
+    }
+
+    /// The epoch of a node, as far as it is known.
+    pub(crate) fn epoch_of(&self, node: NodeId) -> Option<Epoch> {
+        let liveness = guard(&self.liveness);
+        if node == self.node { Some(liveness.epoch()) } else { liveness.epoch_of(node) }
+    }
+
+    /// The leader of that term, here, begins to act once nobody else does; above which timestamp.
+    pub(crate) async fn begin(&self, replica: &Replica, term: u64) -> Timestamp {
+        // It may have asked nobody for promises yet.
+        self.due.notify_one();
+        let parting = replica.pulse.parting(term).and(self.part(replica, self.node));
+        wait_until_after(&*self.env, &*self.clock, parting.until).await;
+        self.promise_itself();
+        self.bind_itself(replica, term);
+        guard(&replica.pulse.tenure).begin(term, parting.taken)
+    }
+
+    fn bind_itself(&self, replica: &Replica, term: u64) {
+        let epoch = self.epoch();
+        self.bind(replica, self.node, epoch, term);
+        replica.pulse.bound(self.node, term, epoch);
+    }
+
+    /// The end of the lease of a leader here.
+    pub(crate) fn lease(&self, replica: &Replica, term: u64) -> Option<Timestamp> {
+        let epoch = self.epoch();
+        let configs = replica.voters();
+        let next = guard(&replica.pulse.next_voters).clone();
+        let (leases, bound) = (guard(&self.leases), guard(&replica.pulse.bound));
+        let helps = |voter| bound.get(&voter) == Some(&(term, epoch));
+        let configs = configs.iter().chain((!next.is_empty()).then_some(&next));
+        let ends = configs.map(|voters| leases.promised.lease(voters, helps));
+        ends.min().flatten()
+    }
+
+    /// Takes a timestamp for the leader of that term, here: within its lease, whose end is returned.
+    pub(crate) fn take(&self, replica: &Replica, term: u64, at: Timestamp) -> Option<Timestamp> {
+        let end = self.lease(replica, term)?;
+        let taken = guard(&replica.pulse.tenure).take(self.clock.now(), term, at, end);
+        taken.then_some(end)
     }
 
     /// Looks at every replica. The nodes to send heartbeats to.
     async fn look(self: &Arc<Self>) -> BTreeSet<NodeId> {
         let replicas: Vec<Replica> = lock(&self.replicas).values().cloned().collect();
         let mut peers = BTreeSet::new();
+        self.promise_itself();
         for replica in replicas {
             let pulse = &replica.pulse;
             if pulse.failed.load(Ordering::Relaxed) {
@@ -233,6 +450,10 @@ impl Heart {
             // Who was just elected has reached a majority.
             let elected = now.since(since) <= self.timing.election_max;
             pulse.isolated.store(!elected && !self.reaches(&followers), Ordering::Relaxed);
+            if guard(&pulse.tenure).term() == term {
+                // There may be another epoch.
+                self.bind_itself(&replica, term);
+            }
             if let Some(to) = pulse.hands_over(term) {
                 replica.hand_over(to).await;
             } else if pulse.confirming.load(Ordering::Relaxed) > 0
@@ -347,7 +568,8 @@ impl Heart {
     /// heard anew.
     pub(crate) fn ended(&self, replica: &Replica) {
         if replica.leads().is_some() {
-            guard(&self.liveness).renew();
+            replica.pulse.cease();
+            self.renew(self.epoch());
         }
     }
 
@@ -400,9 +622,12 @@ pub(crate) struct HeartService(pub(crate) Arc<Heart>);
 #[async_trait]
 impl Service for HeartService {
     async fn call(&self, from: NodeId, request: Bytes) -> Result<Bytes, ServiceError> {
-        let Beat { epoch } = decode(&request).map_err(ServiceError::new)?;
-        guard(&self.0.liveness).heard(self.0.env.moment(), from, epoch);
-        answer(&Beat { epoch: self.0.epoch() })
+        let Beat { epoch, until } = decode(&request).map_err(ServiceError::new)?;
+        let heart = &self.0;
+        guard(&heart.liveness).heard(heart.env.moment(), from, epoch);
+        let now = heart.clock.now();
+        let promised = guard(&heart.leases).promises.promise(now, from, epoch, until);
+        answer(&Answer { epoch: heart.epoch(), promised })
     }
 
     async fn stream(&self, _: NodeId, _: Incoming, _: Outgoing) -> Result<(), ServiceError> {

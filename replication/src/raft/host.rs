@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use meridian_storage::{NodeId, Storage, TabletId};
-use meridian_truetime::{Env, EnvironmentExt};
+use meridian_truetime::{Env, EnvironmentExt, TrueTime};
 
 use super::handover::Handing;
 use super::heart::{self, Heart, HeartService, Pulse};
@@ -49,6 +49,7 @@ impl Host {
     pub fn new(
         node: NodeId,
         env: Env,
+        clock: Arc<dyn TrueTime>,
         storage: Storage,
         transport: Arc<dyn Transport>,
         registry: &Registry,
@@ -58,12 +59,19 @@ impl Host {
         let heart = Heart::new(
             node,
             Arc::clone(&env),
+            clock,
             Arc::clone(&transport),
             timing,
             Arc::clone(&replicas),
+            !storage.logs.groups().is_empty(),
         );
         let heart = Arc::new(heart);
-        let handing = Handing { env: Arc::clone(&env), transport: Arc::clone(&transport), timing };
+        let handing = Handing {
+            env: Arc::clone(&env),
+            transport: Arc::clone(&transport),
+            timing,
+            heart: Arc::downgrade(&heart),
+        };
         let service = RaftService::new(Arc::clone(&replicas), Arc::clone(&heart), Arc::clone(&env));
         registry.register(SERVICE, Arc::new(service));
         registry.register(heart::SERVICE, Arc::new(HeartService(Arc::clone(&heart))));
@@ -81,7 +89,8 @@ impl Host {
         }
     }
 
-    /// Starts this node's replica of `group`, new or as its files have it.
+    /// Starts this node's replica of `group`, new or as its files have it. If it was just split from
+    /// another, it goes on as the replica of that one: bound to the same leader.
     ///
     /// # Errors
     /// When the files can't be read.
@@ -89,6 +98,7 @@ impl Host {
         &self,
         group: TabletId,
         machine: Arc<dyn StateMachine>,
+        split_from: Option<TabletId>,
     ) -> io::Result<Replica> {
         if let Some(replica) = self.replica(group) {
             return Ok(replica);
@@ -96,6 +106,9 @@ impl Host {
         let env = Arc::clone(&self.env);
         let (data, applying) = (self.storage.data.clone(), Arc::clone(&self.applying));
         let pulse = Arc::new(Pulse::default());
+        if let Some(parent) = split_from.and_then(|parent| self.replica(parent)) {
+            pulse.inherit(&parent.pulse);
+        }
         let applier = Applier::open(group, data, Arc::clone(&machine), applying)?;
         let adapter = Machine::new(env, applier, self.storage.logs.clone(), Arc::clone(&pulse));
         let log = GroupLog::new(self.storage.logs.clone(), group);

@@ -132,6 +132,13 @@ impl Liveness {
         }
     }
 
+    /// The epoch that a node was last heard in, or has answered in.
+    pub(crate) fn epoch_of(&self, node: NodeId) -> Option<Epoch> {
+        let peer = self.peers.get(&node)?;
+        let last = peer.heard.into_iter().chain(peer.answered).max_by_key(|(at, _)| *at);
+        last.map(|(_, epoch)| epoch)
+    }
+
     /// The present contact with a node that answers.
     pub(crate) fn contact(&self, now: Moment, node: NodeId) -> Option<Contact> {
         let peer = self.peers.get(&node)?;

@@ -14,7 +14,7 @@ use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use meridian_storage::{NodeId, TabletId};
-use meridian_truetime::{Env, EnvironmentExt};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::handover::Granted;
 use super::heart::{Heart, Pulse};
+use super::lease::Parting;
 use super::liveness::Epoch;
 use super::machine::{NumberedImage, RESUMABLE, RaftSnapshot};
 use super::timing::Timing;
@@ -49,11 +50,51 @@ pub(crate) enum Call {
         epoch: Epoch,
         append: AppendEntriesRequest<RaftTypes>,
     },
-    Vote(VoteRequest<RaftTypes>),
+    Vote(Candidacy),
     PreVote(VoteRequest<RaftTypes>),
-    /// And whether the voters are to vote unasked.
-    Transfer(TransferLeaderRequest<RaftTypes>, bool),
+    Transfer(Transfer),
     Granted(Granted),
+}
+
+/// A replica stands for election.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Candidacy {
+    pub(crate) request: VoteRequest<RaftTypes>,
+    /// The epoch of the candidate's node.
+    pub(crate) epoch: Epoch,
+    /// The leader that was the last to hand over, as far as the candidate has heard.
+    pub(crate) ceased: Option<Ceased>,
+}
+
+/// A leader acts no more.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Ceased {
+    pub(crate) leader: NodeId,
+    pub(crate) term: u64,
+    /// Up to where it has taken timestamps.
+    pub(crate) taken: Timestamp,
+}
+
+/// The answer to a candidate.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Voted {
+    pub(crate) response: VoteResponse<RaftTypes>,
+    /// What it has to know of earlier leaders.
+    pub(crate) parting: Parting,
+    /// What the voter's node promises to the candidate's.
+    pub(crate) promised: Option<Timestamp>,
+}
+
+/// A leader hands over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Transfer {
+    pub(crate) request: TransferLeaderRequest<RaftTypes>,
+    /// Whether the voters are to vote unasked.
+    pub(crate) unasked: bool,
+    /// It acts no more, and has taken timestamps up to here.
+    pub(crate) taken: Timestamp,
+    /// The epoch of the new leader's node, if it is known.
+    pub(crate) epoch: Option<Epoch>,
 }
 
 /// The first message of a stream says what it is for.
@@ -151,10 +192,14 @@ impl RaftNetworkV2<RaftTypes> for Connection {
             [rpc.prev_log_id, rpc.leader_commit].map(|at| at.map_or(0, |at| at.index));
         let term = rpc.vote.leader_id.term;
         let telling = heart.telling(self.target, term, matched, committed);
-        let call = Call::Heartbeat { epoch: heart.epoch(), append: rpc };
+        let epoch = heart.epoch();
+        let call = Call::Heartbeat { epoch, append: rpc };
         let answer: AppendEntriesResponse<RaftTypes> = self.call(call).await?;
-        if let (AppendEntriesResponse::Success, Some(told)) = (&answer, telling) {
-            pulse.told(self.target, told);
+        if matches!(answer, AppendEntriesResponse::Success) {
+            pulse.bound(self.target, term, epoch);
+            if let Some(told) = telling {
+                pulse.told(self.target, told);
+            }
         }
         Ok(answer)
     }
@@ -191,13 +236,22 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         rpc: VoteRequest<RaftTypes>,
         _option: RPCOption,
     ) -> Result<VoteResponse<RaftTypes>, RpcError> {
-        let handover = &self.network.pulse.handover;
-        if let Some(answer) = handover.answer(self.target, &rpc) {
+        let Network { heart, pulse, .. } = &self.network;
+        if let Some(answer) = pulse.handover.answer(self.target, &rpc) {
             return Ok(answer);
         }
-        let answer = self.call(Call::Vote(rpc.clone())).await?;
-        handover.voted(self.target, &rpc, &answer);
-        Ok(answer)
+        let Some(heart) = heart.upgrade() else { return Err(closed()) };
+        let epoch = heart.epoch();
+        let candidacy = Candidacy { request: rpc.clone(), epoch, ceased: pulse.ceased() };
+        let voted: Voted = self.call(Call::Vote(candidacy)).await?;
+        let term = rpc.vote.leader_id.term;
+        pulse.parted(term, voted.parting);
+        if let Some(until) = voted.promised {
+            heart.helped(self.target, epoch, until);
+            pulse.bound(self.target, term, epoch);
+        }
+        pulse.handover.voted(self.target, &rpc, &voted.response);
+        Ok(voted.response)
     }
 
     async fn pre_vote(
@@ -231,9 +285,12 @@ impl RaftNetworkV2<RaftTypes> for Connection {
         req: TransferLeaderRequest<RaftTypes>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<RaftTypes>, RpcError> {
-        let handover = &self.network.pulse.handover;
-        let unasked = req.last_log_id().is_some_and(|last| handover.is_caught_up(*last));
-        self.call(Call::Transfer(req, unasked)).await
+        let Network { heart, pulse, .. } = &self.network;
+        let Some(heart) = heart.upgrade() else { return Err(closed()) };
+        let unasked = req.last_log_id().is_some_and(|last| pulse.handover.is_caught_up(*last));
+        let epoch = heart.epoch_of(NodeId::new(*req.to_node_id()));
+        let transfer = Transfer { request: req, unasked, taken: pulse.cease(), epoch };
+        self.call(Call::Transfer(transfer)).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_storage::{NodeId, TabletId};
+use meridian_truetime::{EnvironmentExt, Timestamp};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
@@ -70,6 +71,9 @@ pub struct ReplicaStatus {
     /// On the leader: the last entry that each follower is known to hold.
     pub matched: BTreeMap<NodeId, u64>,
 }
+
+/// How often one looks whether there is a lease.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Who lags by more entries is not handed leadership.
 const FAR_BEHIND: u64 = 1_000;
@@ -221,18 +225,46 @@ impl Replica {
     }
 
     /// Waits, at the beginning of a term that this replica leads, until everything that earlier
-    /// terms have committed is applied here.
+    /// terms have committed is applied here, and no earlier leader acts any more. Above the timestamp
+    /// that is returned it may take its own ([`Replica::take`]).
     ///
     /// # Errors
     /// [`ConfirmError`] when it doesn't lead any more, or can't be sure.
-    pub async fn begin(&self, term: u64) -> Result<(), ConfirmError> {
+    pub async fn begin(&self, term: u64) -> Result<Timestamp, ConfirmError> {
         let begun = handover::begin(self, term).await;
         let begun = begun.map_err(|error| ConfirmError::Unavailable(error.to_string()))?;
         let confirmed = if begun { self.leads() } else { Some(self.confirm().await?) };
-        if confirmed == Some(term) {
-            return Ok(());
+        if confirmed == Some(term)
+            && let Some(heart) = self.handing.heart.upgrade()
+        {
+            let above = heart.begin(self, term).await;
+            if self.leads() == Some(term) {
+                return Ok(above);
+            }
         }
         Err(ConfirmError::NotLeader { leader: self.probable_leader() })
+    }
+
+    /// Takes a timestamp, or promises that there will be none up to it, within the lease of a leader
+    /// that has begun: every later leader's timestamps are above it, and at this moment there is none.
+    /// The end of the lease; `None` if there is none, or it ends before.
+    #[must_use]
+    pub fn take(&self, term: u64, at: Timestamp) -> Option<Timestamp> {
+        self.handing.heart.upgrade()?.take(self, term, at)
+    }
+
+    /// To whom a leader hands over, if it has begun to: it has no lease any more.
+    #[must_use]
+    pub fn hands_over(&self, term: u64) -> Option<NodeId> {
+        self.pulse.hands_over(term)
+    }
+
+    /// The voters: those of each configuration that is in force.
+    pub(crate) fn voters(&self) -> Vec<Vec<NodeId>> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        configs.iter().map(|config| config.iter().copied().map(NodeId::new).collect()).collect()
     }
 
     /// Whether leadership was just being handed to this replica, and that has come to an end now.
@@ -267,8 +299,36 @@ impl Replica {
     /// # Errors
     /// [`ProposeError`].
     pub async fn replace_voters(&self, voters: &[NodeId]) -> Result<(), ProposeError> {
-        let voters = ChangeMembers::ReplaceAllVoters(voters.iter().map(|n| n.get()).collect());
-        changed(self.raft.change_membership(voters, true).await)
+        // Who is elected by the new ones must hear from them of what this leader has done.
+        self.pulse.set_next_voters(voters.to_vec());
+        let changed = match self.lease_of_all().await {
+            Ok(()) => {
+                let voters = voters.iter().map(|voter| voter.get()).collect();
+                let voters = ChangeMembers::ReplaceAllVoters(voters);
+                changed(self.raft.change_membership(voters, true).await)
+            }
+            Err(error) => Err(error),
+        };
+        self.pulse.set_next_voters(Vec::new());
+        changed
+    }
+
+    /// Waits until what this leader has taken lies within its lease.
+    async fn lease_of_all(&self) -> Result<(), ProposeError> {
+        let Handing { env, timing, .. } = &*self.handing;
+        let give_up = env.moment().plus(timing.deadline());
+        loop {
+            let Some(term) = self.leads() else {
+                return Err(ProposeError::NotLeader { leader: self.probable_leader() });
+            };
+            if self.take(term, self.pulse.taken()).is_some() {
+                return Ok(());
+            }
+            if env.moment() > give_up {
+                return Err(ProposeError::Unknown("there is no lease of the new voters".into()));
+            }
+            env.sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Removes members that don't vote.

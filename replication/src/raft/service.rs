@@ -12,11 +12,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderResponse,
 };
 use openraft::storage::Snapshot;
+use openraft::vote::RaftLeaderId;
 
 use super::heart::Heart;
 use super::host::{Replicas, lock};
+use super::lease::Parting;
 use super::machine::{NumberedImage, RESUMABLE};
-use super::network::{Call, Opening, answer};
+use super::network::{Call, Candidacy, Opening, Voted, answer};
 use super::replica::Replica;
 use super::types::RaftTypes;
 use crate::codec::decode;
@@ -61,6 +63,8 @@ impl Service for RaftService {
                 let response = raft.append_entries(append).await.map_err(malformed)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     replica.pulse.vouched(&vote, epoch);
+                    let leader = NodeId::new(*vote.leader_id.node_id());
+                    self.heart.bind(&replica, leader, epoch, vote.leader_id.term);
                 }
                 answer(&response)
             }
@@ -68,24 +72,38 @@ impl Service for RaftService {
                 Some(verdict) => answer(&verdict),
                 None => answer(&raft.pre_vote(rpc).await.map_err(malformed)?),
             },
-            Call::Vote(mut rpc) => {
-                if !rpc.leadership_transfer {
+            Call::Vote(Candidacy { request: mut rpc, epoch, ceased }) => {
+                let handed_over = rpc.leadership_transfer;
+                if let Some(ceased) = ceased {
+                    // It may have come sooner than the leader's own word.
+                    replica.pulse.release(ceased);
+                }
+                if !handed_over {
                     let verdict = self.heart.verdict(&replica, from, &rpc).await;
                     if let Some(refusal) = verdict.filter(|verdict| !verdict.vote_granted) {
-                        return answer(&refusal);
+                        let (parting, promised) = (Parting::NONE, None);
+                        return answer(&Voted { response: refusal, parting, promised });
                     }
                     // openraft's lease has nothing to say.
                     rpc.leadership_transfer = true;
                 }
-                answer(&raft.vote(rpc).await.map_err(malformed)?)
+                // Before the vote: what is promised after it is promised to nobody else.
+                let parting = self.heart.part(&replica, from);
+                let term = rpc.vote.leader_id.term;
+                let response = raft.vote(rpc).await.map_err(malformed)?;
+                // Nobody else stands; in an election, who loses would have to be parted from again.
+                let helps = handed_over && response.vote_granted;
+                let help = || self.heart.help(&replica, from, epoch, term);
+                let promised = helps.then(help).flatten();
+                answer(&Voted { response, parting, promised })
             }
-            Call::Transfer(rpc, unasked) => {
-                replica.handing.handle(&replica, rpc, unasked).await;
+            Call::Transfer(transfer) => {
+                replica.handing.handle(&replica, transfer).await;
                 let handled: TransferLeaderResponse<RaftTypes> = Ok(());
                 answer(&handled)
             }
             Call::Granted(granted) => {
-                replica.pulse.handover.granted(from, granted);
+                replica.handing.granted(&replica, from, granted);
                 answer(&())
             }
         }

@@ -24,6 +24,9 @@ pub struct Timing {
     pub election_min: Duration,
     /// The longest.
     pub election_max: Duration,
+    /// How long a leader's lease lasts without being renewed (see `raft::lease`); it is renewed with
+    /// every heartbeat.
+    pub lease: Duration,
     /// How many applied entries a log keeps before it is compacted.
     pub log_keep: u64,
 }
@@ -37,6 +40,7 @@ impl Timing {
             heartbeat,
             election_min: heartbeat * 3,
             election_max: heartbeat * 6,
+            lease: (heartbeat * 3).max(Duration::from_secs(1)),
             log_keep: 5_000,
         }
     }

@@ -27,6 +27,10 @@ const MAX_WRITE_BYTES: usize = 64 << 20;
 const STANDS: u32 = 40;
 const STAND_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long one waits for a lease, and how often one looks.
+const UNLEASED: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// How long a replica may take to take over.
 const TRANSFER: Duration = Duration::from_secs(3);
 
@@ -212,17 +216,15 @@ impl Tablet {
             let Some(term) = leads else { continue };
             let began = loop {
                 match inner.replica.begin(term).await {
-                    Ok(()) => break true,
-                    Err(_) if inner.replica.leads() != seen => break false,
+                    Ok(above) => break Some(above),
+                    Err(_) if inner.replica.leads() != seen => break None,
                     Err(_) => inner.env.sleep(Duration::from_millis(50)).await,
                 }
             };
-            if !began {
-                continue;
-            }
+            let Some(above) = began else { continue };
             let last_write = inner.machine.last_write();
             let mut oracle = Oracle::new(last_write);
-            oracle.promise(inner.inherited);
+            oracle.promise(above.max(inner.inherited));
             let leadership = Arc::new(Leadership {
                 term,
                 oracle: Mutex::new(oracle),
@@ -287,12 +289,6 @@ impl Tablet {
     pub(crate) async fn read(&self, at: ReadAt, range: &KeyRange) -> Result<TabletRead, TxnError> {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
-        if at != ReadAt::Unconfirmed {
-            let term = inner.replica.confirm().await.map_err(|error| self.unconfirmed(error))?;
-            if term != leadership.term {
-                return Err(self.not_leader(inner.replica.probable_leader()));
-            }
-        }
         inner.machine.check(range)?;
         inner.meter.count(|| range.clone());
         let at = {
@@ -306,6 +302,7 @@ impl Tablet {
                 }
             }
         };
+        self.take(&leadership, at).await?;
         if !self.wait(&leadership, |oracle| !oracle.must_wait(at)).await {
             return Err(self.not_leader(inner.replica.probable_leader()));
         }
@@ -315,6 +312,29 @@ impl Tablet {
         // inherited by the new tablet.)
         inner.machine.check(range)?;
         Ok(TabletRead { at, snapshot })
+    }
+
+    /// Takes a timestamp within the lease of a leadership; the lease's end. Waits a little where
+    /// there is none.
+    async fn take(&self, leadership: &Leadership, at: Timestamp) -> Result<Timestamp, TxnError> {
+        let Inner { replica, env, .. } = &*self.inner;
+        let give_up = env.moment().plus(UNLEASED);
+        loop {
+            if let Some(end) = replica.take(leadership.term, at) {
+                return Ok(end);
+            }
+            if replica.leads() != Some(leadership.term) {
+                return Err(self.not_leader(replica.probable_leader()));
+            }
+            if let Some(to) = replica.hands_over(leadership.term) {
+                return Err(self.not_leader(Some(to)));
+            }
+            if env.moment() > give_up {
+                let reason = "its leader has no lease, or none that lasts so long".to_owned();
+                return Err(TxnError::Unavailable { tablet: self.inner.id, reason });
+            }
+            env.sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Whether this replica leads and a majority agrees.
@@ -373,6 +393,10 @@ impl Tablet {
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;
             let at = leadership.oracle().assign(inner.clock.now().latest.max(after));
+            if let Err(error) = self.take(&leadership, at).await {
+                leadership.release(at);
+                return Err(error);
+            }
             let submitted = match encode(&Command::Write { at, request }) {
                 Ok(command) => inner.replica.submit(leadership.term, command.into()).await,
                 Err(error) => {
@@ -458,6 +482,10 @@ impl Tablet {
             let _in_order = leadership.log_order.lock().await;
             let at_least = inner.clock.now().latest.max(absorb.at.next());
             let at = leadership.oracle().absorb(at_least);
+            if let Err(error) = self.take(&leadership, at).await {
+                leadership.release(at);
+                return Err(error);
+            }
             absorb.at = at;
             let submitted = match encode(&Command::Absorb(absorb)) {
                 Ok(command) => inner.replica.submit(leadership.term, command.into()).await,

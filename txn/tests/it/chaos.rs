@@ -167,9 +167,16 @@ async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64)
             }
         }
         15..32 => restart_all(cluster).await,
-        32..40 => {
+        32..35 => {
+            // Its clients go on asking it.
+            let alone = random_node(rng);
+            for other in (1..=NODES).map(NodeId::new).filter(|other| *other != alone) {
+                cluster.network.cut(alone, other);
+            }
+        }
+        35..40 => {
             let (a, b) = (random_node(rng), random_node(rng));
-            if dice < 36 {
+            if dice < 38 {
                 cluster.network.cut(a, b);
             } else {
                 cluster.network.cut_one_way(a, b);
@@ -234,7 +241,10 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
         seed,
         topology: "us-eu-3",
         nodes: NODES,
-        epsilon: Duration::from_millis(seed % 8),
+        epsilon: Duration::from_millis(
+            [0, 1, 7, 40, 100][usize::try_from(seed % 5).expect("small")],
+        ),
+        skewed: true,
         log_keep: seed.is_multiple_of(2).then_some(40),
         splits: splits(seed),
     };

@@ -32,6 +32,8 @@ pub struct Setup {
     /// They are spread over the topology's regions in turn.
     pub nodes: u64,
     pub epsilon: Duration,
+    /// Every other clock is ahead of the true time by the uncertainty, the rest as far behind.
+    pub skewed: bool,
     /// So many entries are kept in a log for those who lag; by default thousands.
     pub log_keep: Option<u64>,
     pub splits: SplitOptions,
@@ -41,7 +43,15 @@ impl Default for Setup {
     fn default() -> Self {
         let splits = SplitOptions::virtual_time();
         let epsilon = Duration::ZERO;
-        Self { seed: 1, topology: "local", nodes: 3, epsilon, log_keep: None, splits }
+        Self {
+            seed: 1,
+            topology: "local",
+            nodes: 3,
+            epsilon,
+            skewed: false,
+            log_keep: None,
+            splits,
+        }
     }
 }
 
@@ -120,7 +130,12 @@ impl Cluster {
             .network
             .add_node(id, region, Arc::clone(&as_env), registry.clone())
             .expect("the region exists");
-        let settings = ClockSettings::constant(self.setup.epsilon);
+        let mut settings = ClockSettings::constant(self.setup.epsilon);
+        if self.setup.skewed {
+            // As far apart as the bound allows.
+            let off = i64::try_from(self.setup.epsilon.as_nanos()).expect("short");
+            settings.offset_nanos = if number.is_multiple_of(2) { off } else { -off };
+        }
         let clock = SimulatedClock::new(self.world.clone(), settings).expect("valid");
         let members = (1..=self.setup.nodes).map(|other| Member {
             id: NodeId::new(other),

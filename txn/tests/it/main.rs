@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod kv;
 mod latency;
+mod leases;
 mod processes;
 mod tablets;
 mod writes;
