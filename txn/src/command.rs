@@ -8,7 +8,9 @@ use meridian_truetime::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::commit::{Anchor, Commit, CommitProtocol, Decided, Prepare, Prepared, Vote};
 use crate::error::TxnError;
+use crate::locks::{Mode, Stamp, TxnId};
 use crate::tablet::{Target, Unchanged};
 
 /// A change of one row or index entry.
@@ -78,6 +80,19 @@ pub struct WriteRequest {
     pub mutations: Vec<Mutation>,
     /// The commit timestamp lies above this: the highest timestamp that the session has seen.
     pub after: Timestamp,
+    /// The transaction that it is all of; if there is none, it is one of its own.
+    pub txn: Option<WholeTxn>,
+}
+
+/// A transaction that concerns one tablet only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeTxn {
+    /// Who it is.
+    pub stamp: Stamp,
+    /// It has locks in the tablet already; without them it is over.
+    pub begun: bool,
+    /// How its timestamp is chosen and released.
+    pub protocol: CommitProtocol,
 }
 
 impl WriteRequest {
@@ -175,6 +190,15 @@ pub(crate) enum Command {
     Stage { content: Content, part: u64, versions: Versions },
     /// Serve nothing any more: the tablet's table was dropped, or it was absorbed.
     Retire,
+    /// A transaction may commit here; it is not known yet whether it does.
+    Prepare(Prepared),
+    /// The outcome of a transaction that was prepared here: committed at that timestamp, or not.
+    Finish { txn: TxnId, commit: Option<Timestamp> },
+    /// The outcome of a transaction that is coordinated here, unless there is one already. What it
+    /// writes here, it writes with it.
+    Decide { decided: Decided, schema: Vec<(u64, u64)>, mutations: Vec<Mutation> },
+    /// Nobody asks for these outcomes any more.
+    Forget { txns: Vec<TxnId> },
 }
 
 /// Versions of rows: key, timestamp, value.
@@ -194,6 +218,8 @@ pub(crate) struct Absorb {
     /// What was staged, and in how many parts.
     pub(crate) content: Content,
     pub(crate) parts: u64,
+    /// The outcomes of transactions that were coordinated there.
+    pub(crate) outcomes: Vec<Decided>,
 }
 
 /// What a frozen tablet holds: the same for as long as it is frozen, and something else after it
@@ -312,6 +338,66 @@ pub(crate) enum Request {
     },
     /// How the node's replicas stand.
     Status,
+    /// Read under locks on the keys.
+    LockedGet {
+        tablet: TabletId,
+        lock: TxnLock,
+        keys: Vec<Vec<u8>>,
+    },
+    /// Read under a lock on the range.
+    LockedScan {
+        tablet: TabletId,
+        lock: TxnLock,
+        scan: ScanRequest,
+    },
+    Prepare(Prepare),
+    Commit(Commit),
+    /// A participant's vote, to the coordinator.
+    Vote {
+        tablet: TabletId,
+        txn: TxnId,
+        by: TabletId,
+        vote: Vote,
+    },
+    /// An older transaction waits for one that has prepared: to its coordinator.
+    Press {
+        tablet: TabletId,
+        txn: TxnId,
+    },
+    /// The outcome, to a participant.
+    Finish {
+        tablet: TabletId,
+        txn: TxnId,
+        commit: Option<Timestamp>,
+    },
+    /// What became of a transaction? To its coordinator.
+    Inquire {
+        tablet: TabletId,
+        txn: TxnId,
+        anchor: Anchor,
+    },
+    /// A transaction that writes nothing ends: the locks go. With `held`, they must be there still,
+    /// and nothing is written below `floor` after.
+    End {
+        tablet: TabletId,
+        txn: TxnId,
+        held: bool,
+        floor: Timestamp,
+    },
+    /// The gateways of these transactions live.
+    Alive {
+        tablet: TabletId,
+        txns: Vec<TxnId>,
+    },
+}
+
+/// For whom a read takes locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TxnLock {
+    pub(crate) stamp: Stamp,
+    pub(crate) mode: Mode,
+    /// The transaction has locks in the tablet already; without them it is over.
+    pub(crate) begun: bool,
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TxnError> {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 /// [`TxnError::Unknown`] promise that nothing was changed and nothing will be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum TxnError {
-    /// What the request had read has changed, or a concurrent write came first. Retry from the
-    /// read.
-    #[error("a concurrent write came first")]
+    /// What the request had read has changed, a concurrent write came first, or an older transaction
+    /// needed the locks. Retry from the read.
+    #[error("a concurrent transaction came first")]
     Conflict,
     /// A row with this key exists.
     #[error("the key exists already")]

@@ -3,6 +3,7 @@
 mod changes;
 mod routes;
 mod search;
+pub(crate) mod transaction;
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,9 +18,10 @@ use serde::de::DeserializeOwned;
 use search::Search;
 
 use crate::command::{
-    Message, Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WriteRequest,
-    decode, encode,
+    Message, Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WholeTxn,
+    WriteRequest, decode, encode,
 };
+use crate::commit::CommitProtocol;
 use crate::directory::{DirectoryRow, SYSTEM_TABLET};
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
@@ -69,8 +71,14 @@ impl Node {
     ///
     /// # Errors
     /// [`TxnError::Unknown`] when the write may have been carried out; otherwise it was not.
-    pub async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {
+    pub async fn write(&self, mut request: WriteRequest) -> Result<Timestamp, TxnError> {
         let tablet = request.tablet;
+        let alone = || WholeTxn {
+            stamp: self.new_stamp(),
+            begun: false,
+            protocol: CommitProtocol::default(),
+        };
+        request.txn.get_or_insert_with(alone);
         self.ask_leader(tablet, Request::Write(request), Effect::Once).await
     }
 
@@ -86,6 +94,7 @@ impl Node {
             reads,
             mutations,
             after: Timestamp::MIN,
+            txn: None,
         })
         .await
     }

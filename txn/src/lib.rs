@@ -18,6 +18,7 @@
 
 mod autosplit;
 mod command;
+mod commit;
 mod directory;
 mod error;
 mod gateway;
@@ -34,12 +35,16 @@ mod tablet;
 mod tend;
 
 pub use autosplit::SplitOptions;
-pub use command::{Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WriteRequest};
+pub use command::{
+    Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WholeTxn, WriteRequest,
+};
+pub use commit::CommitProtocol;
 pub use directory::{
     DirectoryRead, DirectoryRow, FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put,
     table_range,
 };
 pub use error::TxnError;
+pub use gateway::transaction::Transaction;
 pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};
 pub use node::{Member, Node, NodeOptions};
 pub use placement::default_placement;

@@ -62,6 +62,15 @@ pub struct Age {
     pub first: TxnId,
 }
 
+/// Who asks: a transaction and its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The transaction.
+    pub id: TxnId,
+    /// Its age.
+    pub age: Age,
+}
+
 /// What a lock permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
@@ -122,7 +131,10 @@ pub enum Effect {
 struct Owner {
     age: Age,
     pinned: bool,
-    held: Vec<(KeyRange, Mode)>,
+    /// The keys with locks of their own.
+    keys: Vec<Vec<u8>>,
+    /// Locks on ranges.
+    ranges: Vec<(KeyRange, Mode)>,
 }
 
 #[derive(Clone, Debug)]
@@ -167,6 +179,21 @@ pub struct LockTable {
 
 fn is_key(range: &KeyRange) -> bool {
     range.end.as_deref().is_some_and(|end| end.strip_prefix(range.start.as_slice()) == Some(&[0]))
+}
+
+fn remove(
+    index: &mut BTreeMap<Vec<u8>, Vec<Held>>,
+    starts: impl IntoIterator<Item = Vec<u8>>,
+    owner: TxnId,
+) {
+    for start in starts {
+        if let Some(here) = index.get_mut(&start) {
+            here.retain(|held| held.owner != owner);
+            if here.is_empty() {
+                index.remove(&start);
+            }
+        }
+    }
 }
 
 fn overlap(a: &KeyRange, b: &KeyRange) -> bool {
@@ -259,22 +286,55 @@ impl LockTable {
     /// Whether a transaction holds a lock that permits as much, on all of the range.
     #[must_use]
     pub fn has(&self, owner: TxnId, range: &KeyRange, mode: Mode) -> bool {
-        self.owners.get(&owner).is_some_and(|owner| {
-            owner.held.iter().any(|(held, at)| *at >= mode && held.contains_range(range))
-        })
+        let on_key = is_key(range)
+            && self.keys.get(&range.start).is_some_and(|held| {
+                held.iter().any(|held| held.owner == owner && held.mode >= mode)
+            });
+        let covers = |(held, at): &(KeyRange, Mode)| *at >= mode && held.contains_range(range);
+        on_key || self.owners.get(&owner).is_some_and(|owner| owner.ranges.iter().any(covers))
+    }
+
+    /// Whether a transaction holds anything.
+    #[must_use]
+    pub fn knows(&self, owner: TxnId) -> bool {
+        self.owners.contains_key(&owner)
+    }
+
+    /// The transactions that hold anything, and whether they are pinned.
+    pub fn owners(&self) -> impl Iterator<Item = (TxnId, bool)> {
+        self.owners.iter().map(|(id, owner)| (*id, owner.pinned))
+    }
+
+    /// The tablet is smaller now: takes all locks from the transactions that hold or want any outside
+    /// of `range`, but for pinned ones.
+    pub fn shrink(&mut self, range: &KeyRange) -> Vec<TxnId> {
+        let outside = |owner: &Owner| {
+            owner.keys.iter().any(|key| !range.contains(key))
+                || owner.ranges.iter().any(|(held, _)| !range.contains_range(held))
+        };
+        let held = self.owners.iter().filter(|(_, owner)| outside(owner)).map(|(id, _)| *id);
+        let wanted = self.waiting.values().filter(|wanted| !range.contains_range(&wanted.range));
+        let pinned = |id: &TxnId| self.owners.get(id).is_some_and(|owner| owner.pinned);
+        let victims: BTreeSet<TxnId> =
+            held.chain(wanted.map(|wanted| wanted.owner)).filter(|id| !pinned(id)).collect();
+        for victim in &victims {
+            self.forget(*victim);
+        }
+        victims.into_iter().collect()
     }
 
     /// All locks, held and wanted.
     #[must_use]
     pub fn locks(&self) -> Vec<Lock> {
         let held = self.owners.iter().flat_map(|(id, owner)| {
-            let lock = |(range, mode): &(KeyRange, Mode)| Lock {
-                owner: *id,
-                range: range.clone(),
-                mode: *mode,
-                held: true,
+            let lock = |range, mode| Lock { owner: *id, range, mode, held: true };
+            let ranges = owner.ranges.iter().map(|(range, mode)| lock(range.clone(), *mode));
+            let mode = |key: &Vec<u8>| {
+                let held = self.keys.get(key).into_iter().flatten();
+                held.filter(|held| held.owner == *id).map(|held| held.mode).max()
             };
-            owner.held.iter().map(lock).collect::<Vec<_>>()
+            let on_key = |key| Some(lock(KeyRange::point(Vec::clone(key)), mode(key)?));
+            owner.keys.iter().filter_map(on_key).chain(ranges).collect::<Vec<_>>()
         });
         let wanted = self.waiting.values().map(|waiting| Lock {
             owner: waiting.owner,
@@ -319,25 +379,29 @@ impl LockTable {
     }
 
     fn grant(&mut self, owner: TxnId, age: Age, range: KeyRange, mode: Mode) {
-        let new = Owner { age, pinned: false, held: Vec::new() };
-        let held = Held { owner, mode, end: range.end.clone() };
-        let index = if is_key(&range) { &mut self.keys } else { &mut self.ranges };
-        index.entry(range.start.clone()).or_default().push(held);
-        self.owners.entry(owner).or_insert(new).held.push((range, mode));
+        let new = Owner { age, pinned: false, keys: Vec::new(), ranges: Vec::new() };
+        let here = self.owners.entry(owner).or_insert(new);
+        if !is_key(&range) {
+            let held = Held { owner, mode, end: range.end.clone() };
+            self.ranges.entry(range.start.clone()).or_default().push(held);
+            here.ranges.push((range, mode));
+            return;
+        }
+        let on_key = self.keys.entry(range.start.clone()).or_default();
+        if let Some(held) = on_key.iter_mut().find(|held| held.owner == owner) {
+            held.mode = held.mode.max(mode);
+        } else {
+            on_key.push(Held { owner, mode, end: range.end });
+            here.keys.push(range.start);
+        }
     }
 
     fn forget(&mut self, owner: TxnId) {
         self.waiting.retain(|_, waiting| waiting.owner != owner);
-        let held = self.owners.remove(&owner).map(|owner| owner.held).unwrap_or_default();
-        for (range, _) in held {
-            let index = if is_key(&range) { &mut self.keys } else { &mut self.ranges };
-            if let Some(here) = index.get_mut(&range.start) {
-                here.retain(|held| held.owner != owner);
-                if here.is_empty() {
-                    index.remove(&range.start);
-                }
-            }
-        }
+        let Some(Owner { keys, ranges, .. }) = self.owners.remove(&owner) else { return };
+        let ranges = ranges.into_iter().map(|(range, _)| range.start);
+        remove(&mut self.keys, keys, owner);
+        remove(&mut self.ranges, ranges, owner);
     }
 
     /// Grants what nothing is in the way of, the oldest first.

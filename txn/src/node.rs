@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::command::ReadAt;
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
 use crate::holdings::Holdings;
+use crate::locks::TxnId;
 use crate::once::Once;
 use crate::placement::{Current, allocate, default_placement};
 use crate::service::{SERVICE, TabletService};
@@ -90,6 +92,9 @@ pub struct Node {
     events: UnboundedSender<Event>,
     /// Tablets that somebody sees to at present.
     pub(crate) tending: Mutex<BTreeSet<TabletId>>,
+    /// The number of the last transaction that was begun here.
+    numbers: AtomicU64,
+    this: Weak<Self>,
 }
 
 impl fmt::Debug for Node {
@@ -136,7 +141,8 @@ impl Node {
             timing,
         );
         let (events, occurred) = mpsc::unbounded_channel();
-        let node = Arc::new(Self {
+        let first = env.random();
+        let node = Arc::new_cyclic(|this| Self {
             id,
             members,
             env,
@@ -155,6 +161,8 @@ impl Node {
             once: Once::default(),
             events,
             tending: Mutex::default(),
+            numbers: AtomicU64::new(first),
+            this: Weak::clone(this),
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
         let stored = stored_tablets(&node.storage.data.snapshot()?)?;
@@ -175,6 +183,7 @@ impl Node {
         let weak = Arc::downgrade(&node);
         node.env.spawn(crate::tend::follow_events(Weak::clone(&weak), occurred));
         node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
+        node.env.spawn(crate::gateway::transaction::look_after(Weak::clone(&weak)));
         // It reads much now and then.
         node.env.compute(drive::run(weak, splits));
         Ok(node)
@@ -245,6 +254,17 @@ impl Node {
     #[must_use]
     pub fn timing(&self) -> Timing {
         self.timing
+    }
+
+    /// The node itself, unless it is about to go.
+    pub(crate) fn this(&self) -> Result<Arc<Self>, TxnError> {
+        let stopped = || TxnError::Internal("the node has stopped".to_owned());
+        self.this.upgrade().ok_or_else(stopped)
+    }
+
+    /// A number that no other transaction of this node's has.
+    pub(crate) fn next_txn(&self) -> TxnId {
+        TxnId { gateway: self.id, number: self.numbers.fetch_add(1, Ordering::Relaxed) }
     }
 
     pub(crate) fn storage(&self) -> &Storage {

@@ -91,6 +91,20 @@ impl Oracle {
         self.visible
     }
 
+    /// The lowest timestamp that a transaction may get that is about to commit here together with
+    /// others; no write gets it that isn't of such a transaction.
+    pub fn vote(&mut self) -> Timestamp {
+        self.floor = self.floor.next();
+        self.floor
+    }
+
+    /// What a transaction has written at that timestamp, here and elsewhere, is applied here: strong
+    /// reads are no older.
+    pub fn learn(&mut self, at: Timestamp) {
+        self.promise(at);
+        self.least = self.least.max(at);
+    }
+
     /// Promises that no later write gets a timestamp at or below `at`.
     pub fn promise(&mut self, at: Timestamp) {
         self.floor = self.floor.max(at);

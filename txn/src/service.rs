@@ -10,13 +10,17 @@ use meridian_replication::{ReplicaStatus, TabletDescriptor};
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, Work};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::command::{
-    Command, Message, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, decode, encode,
+    Command, Message, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, TxnLock, decode,
+    encode,
 };
+use crate::commit::{Commit, Prepare};
 use crate::error::TxnError;
 use crate::node::Node;
 use crate::once::Turn;
+use crate::tablet::TabletRead;
 
 /// The name of the service.
 pub(crate) const SERVICE: &str = "tablet";
@@ -151,11 +155,84 @@ impl Node {
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),
             Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
             Request::Status => answer(self.replicas()),
+            Request::LockedGet { tablet, lock, keys } => {
+                answer(self.serve_locked_get(tablet, lock, keys).await)
+            }
+            Request::LockedScan { tablet, lock, scan } => {
+                answer(self.serve_locked_scan(tablet, lock, scan).await)
+            }
+            Request::Prepare(prepare) => answer(self.serve_prepare(prepare).await),
+            Request::Commit(commit) => answer(self.serve_commit(commit).await),
+            Request::Vote { tablet, txn, by, vote } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.vote(txn, by, vote).await,
+                Err(error) => Err(error),
+            }),
+            Request::Press { tablet, txn } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.press(txn).await,
+                Err(error) => Err(error),
+            }),
+            Request::Finish { tablet, txn, commit } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.settle(txn, commit).await,
+                Err(error) => Err(error),
+            }),
+            Request::Inquire { tablet, txn, anchor } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.inquire(txn, anchor).await,
+                Err(error) => Err(error),
+            }),
+            Request::End { tablet, txn, held, floor } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.end(txn, held, floor).await,
+                Err(error) => Err(error),
+            }),
+            Request::Alive { tablet, txns } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.alive(&txns).await,
+                Err(error) => Err(error),
+            }),
         }
     }
 
     async fn serve_command(&self, tablet: TabletId, command: Command) -> Outcome {
         self.tablet(tablet)?.command(command).await
+    }
+
+    /// Lets a participant vote: the coordinator hears of it, the gateway only that it began.
+    async fn serve_prepare(&self, prepare: Prepare) -> Result<(), TxnError> {
+        let tablet = self.tablet(prepare.part.tablet)?;
+        tablet.check_leads().await?;
+        let node = self.this()?;
+        self.env().spawn(async move {
+            node.env().work(Work::Write(prepare.part.mutations.len() as u64)).await;
+            let (coordinator, by) = (prepare.coordinator, prepare.part.tablet);
+            let txn = prepare.part.txn.id;
+            let vote = tablet.prepare(prepare).await;
+            // If it doesn't arrive, the transaction is aborted after a while.
+            let _ = node.send_vote(coordinator, txn, by, vote).await;
+        });
+        Ok(())
+    }
+
+    /// Coordinates a transaction, and goes on with it when the gateway is gone.
+    async fn serve_commit(&self, commit: Commit) -> Outcome {
+        let tablet = self.tablet(commit.part.tablet)?;
+        tablet.check_leads().await?;
+        let node = self.this()?;
+        let (txn, participants) = (commit.part.txn.id, commit.participants.clone());
+        let (tell, decided) = oneshot::channel();
+        let (done, outcome) = oneshot::channel();
+        let coordinator = tablet.clone();
+        self.env().spawn(async move {
+            node.env().work(Work::Write(commit.part.mutations.len() as u64)).await;
+            let _ = done.send(coordinator.coordinate(commit, tell).await);
+        });
+        let node = self.this()?;
+        self.env().spawn(async move {
+            // Else the outcome isn't known here.
+            if let Ok(commit) = decided.await {
+                let all = node.tell_outcome(txn, &participants, commit).await;
+                tablet.told(txn, all);
+            }
+        });
+        let stopped = || TxnError::Unknown { reason: "the coordinator has stopped".into() };
+        outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     async fn serve_get(
@@ -171,6 +248,26 @@ impl Node {
         let hull = KeyRange { start: first.clone(), end: Some([last, &[0][..]].concat()) };
         self.env().work(Work::Read(keys.len() as u64)).await;
         let read = tablet.read(at, &hull).await?;
+        Self::rows(&read, keys)
+    }
+
+    async fn serve_locked_get(
+        &self,
+        tablet: TabletId,
+        lock: TxnLock,
+        keys: Vec<Vec<u8>>,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+        let tablet = self.tablet(tablet)?;
+        self.env().work(Work::Read(keys.len() as u64)).await;
+        let points = keys.iter().map(|key| KeyRange::point(key.clone())).collect();
+        let read = tablet.read_locked(lock, points).await?;
+        Self::rows(&read, keys)
+    }
+
+    fn rows(
+        read: &TabletRead,
+        keys: Vec<Vec<u8>>,
+    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             let version = read.snapshot.get(&key, read.at)?;
@@ -190,6 +287,21 @@ impl Node {
     ) -> Result<ScanResult, TxnError> {
         let tablet = self.tablet(tablet)?;
         let read = tablet.read(scan.at, &scan.range).await?;
+        self.scanned(&read, &scan).await
+    }
+
+    async fn serve_locked_scan(
+        &self,
+        tablet: TabletId,
+        lock: TxnLock,
+        scan: ScanRequest,
+    ) -> Result<ScanResult, TxnError> {
+        let tablet = self.tablet(tablet)?;
+        let read = tablet.read_locked(lock, vec![scan.range.clone()]).await?;
+        self.scanned(&read, &scan).await
+    }
+
+    async fn scanned(&self, read: &TabletRead, scan: &ScanRequest) -> Result<ScanResult, TxnError> {
         let direction = if scan.reverse {
             meridian_storage::Direction::Backward
         } else {

@@ -241,6 +241,7 @@ async fn merge(
         absorbed: state.absorbed.clone(),
         content,
         parts,
+        outcomes: tablet.machine().outcomes(&node.storage().data.snapshot()?)?,
     };
     node.ask_to_absorb(into, absorb).await?;
     leave(node, right.id, into).await?;

@@ -85,6 +85,7 @@ async fn write(
         reads,
         mutations,
         after: session.high_water().get(),
+        txn: None,
     };
     let at = session.engine().tablets.write(request).await?;
     session.high_water().raise(at);

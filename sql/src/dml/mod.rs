@@ -214,6 +214,7 @@ async fn request(
         reads: ReadSet { at, keys: around.keys, ranges },
         mutations,
         after: session.high_water().get(),
+        txn: None,
     };
     Ok(Some((request, around.violation)))
 }

@@ -153,16 +153,23 @@ impl Node {
     /// [`TxnError::Refused`] when it has no such neighbour.
     pub async fn merge(&self, tablet: TabletId) -> Result<TabletId, TxnError> {
         let deadline = self.env().moment().plus(MOVE);
-        let left = self.known(tablet).await?;
-        let end = left.range.end.clone().filter(|end| table_of(&left.range).contains(end));
-        let Some(end) = end else {
-            return Err(TxnError::refused(
-                format!("{tablet} is the last of its table"),
-                "A tablet is merged with its right neighbour: name the one on the left.",
-            ));
-        };
         // This one and no other, whatever the left tablet's neighbour is by then.
-        let right = self.tablet_of(&end).await?.id;
+        let (end, right) = loop {
+            let left = self.known(tablet).await?;
+            let end = left.range.end.clone().filter(|end| table_of(&left.range).contains(end));
+            let Some(end) = end else {
+                return Err(TxnError::refused(
+                    format!("{tablet} is the last of its table"),
+                    "A tablet is merged with its right neighbour: name the one on the left.",
+                ));
+            };
+            let right = self.tablet_of(&end).await?.id;
+            if right != tablet {
+                break (end, right);
+            }
+            // What was known of it was older than its last merge.
+            self.refresh_directory().await?;
+        };
         loop {
             match self.freeze(right, tablet, None).await {
                 // The right one's leader does the rest, and may be over by now.

@@ -1,6 +1,7 @@
 //! Serving a tablet where it is led.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,14 +10,17 @@ use meridian_replication::{
     ConfirmError, Generation, ProposeError, Replica, Submitted, TabletDescriptor,
 };
 use meridian_storage::{DataSnapshot, DataStore, KeyRange, NodeId, TabletId};
-use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime, wait_until_after};
-use tokio::sync::{oneshot, watch};
+use meridian_truetime::{Env, EnvironmentExt, Moment, Timestamp, TrueTime, wait_until_after};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, oneshot, watch};
 
+use super::locking::Locks;
 use super::machine::TabletMachine;
 use crate::autosplit::Standing;
 use crate::autosplit::load::Meter;
-use crate::command::{Absorb, Command, Outcome, ReadAt, WriteRequest, decode, encode};
+use crate::command::{Absorb, Command, Outcome, ReadAt, WholeTxn, WriteRequest, decode, encode};
+use crate::commit::{Anchor, Ballot, CommitProtocol, Decided, Interval};
 use crate::error::TxnError;
+use crate::locks::TxnId;
 use crate::oracle::Oracle;
 
 /// One entry of the log takes at most so many bytes.
@@ -30,6 +34,9 @@ const STAND_PAUSE: Duration = Duration::from_millis(50);
 /// How long one waits for a lease, and how often one looks.
 const UNLEASED: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long a split waits for transactions that are about to commit.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// How long a replica may take to take over.
 const TRANSFER: Duration = Duration::from_secs(3);
@@ -45,22 +52,101 @@ pub struct TabletRead {
 
 /// What exists while this replica leads, for one term.
 #[derive(Debug)]
-struct Leadership {
-    term: u64,
+pub(super) struct Leadership {
+    pub(super) term: u64,
     oracle: Mutex<Oracle>,
     /// Sends whenever writes were released.
     released: watch::Sender<Timestamp>,
     /// Held from assigning a timestamp until the write is in the log: the log's order is the order
     /// of timestamps.
-    log_order: tokio::sync::Mutex<()>,
+    pub(super) log_order: tokio::sync::Mutex<()>,
+    /// The locks of transactions.
+    pub(super) locks: Locks,
+    /// Held by whatever is about to commit; the tablet is split or merged by who has it alone.
+    pub(super) gate: Arc<RwLock<()>>,
+    /// Transactions that have voted to commit here.
+    pub(super) in_doubt: Mutex<BTreeMap<TxnId, InDoubt>>,
+    /// Those that are coordinated here.
+    pub(super) ballots: Mutex<BTreeMap<TxnId, Arc<Open>>>,
+    /// Their outcomes, as long as somebody may ask.
+    pub(super) outcomes: Mutex<BTreeMap<TxnId, Remembered>>,
+}
+
+/// An outcome that is remembered.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) decided: Decided,
+    /// Who has to be told is being told.
+    pub(super) telling: bool,
+    /// Everybody was told.
+    pub(super) told: bool,
+}
+
+/// A transaction that has voted to commit, until its outcome is applied and visible.
+#[derive(Debug)]
+pub(super) struct InDoubt {
+    pub(super) vote: Interval,
+    /// What it is to write.
+    pub(super) keys: BTreeSet<Vec<u8>>,
+    pub(super) coordinator: TabletId,
+    pub(super) anchor: Anchor,
+    pub(super) since: Moment,
+    pub(super) _open: OwnedRwLockReadGuard<()>,
+}
+
+/// Votes that are collected.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) ballot: Mutex<Ballot>,
+    pub(super) changed: Notify,
+    pub(super) since: Moment,
+    /// Its commit was asked for.
+    pub(super) asked: AtomicBool,
+}
+
+pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Leadership {
-    fn oracle(&self) -> MutexGuard<'_, Oracle> {
+    fn new(term: u64, oracle: Oracle, last_write: Timestamp) -> Self {
+        Self {
+            term,
+            oracle: Mutex::new(oracle),
+            released: watch::Sender::new(last_write.prev()),
+            log_order: tokio::sync::Mutex::new(()),
+            locks: Locks::default(),
+            gate: Arc::default(),
+            in_doubt: Mutex::default(),
+            ballots: Mutex::default(),
+            outcomes: Mutex::default(),
+        }
+    }
+
+    /// The transactions in doubt that may write to `range` at or below `at`.
+    fn in_doubt(&self, range: &KeyRange, at: Timestamp) -> BTreeSet<TxnId> {
+        let writes = |txn: &InDoubt| {
+            let from = (Bound::Included(range.start.as_slice()), Bound::Unbounded);
+            let next = txn.keys.range::<[u8], _>(from).next();
+            txn.vote.min <= at && next.is_some_and(|key| range.contains(key))
+        };
+        let in_doubt = guard(&self.in_doubt);
+        in_doubt.iter().filter(|(_, txn)| writes(txn)).map(|(id, _)| *id).collect()
+    }
+
+    /// A transaction is in doubt no more.
+    pub(super) fn settled(&self, txn: TxnId) {
+        guard(&self.in_doubt).remove(&txn);
+        self.locks.release(txn);
+        let visible = self.oracle().visible();
+        self.released.send_replace(visible);
+    }
+
+    pub(super) fn oracle(&self) -> MutexGuard<'_, Oracle> {
         self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn release(&self, at: Timestamp) {
+    pub(super) fn release(&self, at: Timestamp) {
         let visible = {
             let mut oracle = self.oracle();
             oracle.release(at);
@@ -73,17 +159,17 @@ impl Leadership {
 /// A node's replica of a tablet.
 #[derive(Clone, Debug)]
 pub(crate) struct Tablet {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    id: TabletId,
-    env: Env,
-    clock: Arc<dyn TrueTime>,
-    data: DataStore,
-    replica: Replica,
-    machine: Arc<TabletMachine>,
+pub(super) struct Inner {
+    pub(super) id: TabletId,
+    pub(super) env: Env,
+    pub(super) clock: Arc<dyn TrueTime>,
+    pub(super) data: DataStore,
+    pub(super) replica: Replica,
+    pub(super) machine: Arc<TabletMachine>,
     /// As the tablet was when this replica was opened: all that is known of a blank one.
     opened_as: TabletDescriptor,
     /// Promised to readers by the leader of the tablet that this one was split from, when that was
@@ -96,7 +182,7 @@ struct Inner {
     absorbed: AtomicBool,
     /// The generation that this node is sure the directory has.
     entered: Mutex<Option<Generation>>,
-    leadership: watch::Sender<Option<Arc<Leadership>>>,
+    pub(super) leadership: watch::Sender<Option<Arc<Leadership>>>,
 }
 
 /// What a replica of a tablet is made of.
@@ -192,7 +278,7 @@ impl Tablet {
         *entered = (*entered).max(Some(generation));
     }
 
-    fn not_leader(&self, leader: Option<NodeId>) -> TxnError {
+    pub(super) fn not_leader(&self, leader: Option<NodeId>) -> TxnError {
         TxnError::NotLeader { tablet: self.inner.id, leader }
     }
 
@@ -212,7 +298,9 @@ impl Tablet {
         let mut seen = None;
         while let Some(leads) = inner.replica.leadership_changed(seen).await {
             seen = leads;
-            inner.leadership.send_replace(None);
+            if let Some(over) = inner.leadership.send_replace(None) {
+                over.locks.close();
+            }
             let Some(term) = leads else { continue };
             let began = loop {
                 match inner.replica.begin(term).await {
@@ -225,12 +313,11 @@ impl Tablet {
             let last_write = inner.machine.last_write();
             let mut oracle = Oracle::new(last_write);
             oracle.promise(above.max(inner.inherited));
-            let leadership = Arc::new(Leadership {
-                term,
-                oracle: Mutex::new(oracle),
-                released: watch::Sender::new(last_write.prev()),
-                log_order: tokio::sync::Mutex::new(()),
-            });
+            let leadership = Arc::new(Leadership::new(term, oracle, last_write));
+            if let Err(error) = self.take_up(&leadership) {
+                tracing::error!(tablet = %inner.id, %error, "can't take up what is prepared");
+                continue;
+            }
             inner.leadership.send_replace(Some(Arc::clone(&leadership)));
             tracing::info!(tablet = %inner.id, term, "leads");
             inner.machine.notify();
@@ -243,7 +330,7 @@ impl Tablet {
     }
 
     /// The leadership of the present term; waits while it is being set up.
-    async fn leadership(&self) -> Result<Arc<Leadership>, TxnError> {
+    pub(super) async fn leadership(&self) -> Result<Arc<Leadership>, TxnError> {
         let mut changes = self.inner.leadership.subscribe();
         loop {
             let Some(term) = self.inner.replica.leads() else {
@@ -264,7 +351,7 @@ impl Tablet {
 
     /// Waits until `ready` holds, looking again whenever writes were released. False when the
     /// leadership ended before: what was pending then is never released.
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         leadership: &Leadership,
         mut ready: impl FnMut(&Oracle) -> bool + Send,
@@ -291,6 +378,14 @@ impl Tablet {
         let leadership = self.leadership().await?;
         inner.machine.check(range)?;
         inner.meter.count(|| range.clone());
+        if let ReadAt::Strong { .. } = at {
+            // Some of them may be acknowledged by now.
+            let before = leadership.in_doubt(range, Timestamp::MAX);
+            let gone = || before.is_disjoint(&leadership.in_doubt(range, Timestamp::MAX));
+            if !before.is_empty() && !self.wait(&leadership, |_| gone()).await {
+                return Err(self.not_leader(inner.replica.probable_leader()));
+            }
+        }
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -303,7 +398,9 @@ impl Tablet {
             }
         };
         self.take(&leadership, at).await?;
-        if !self.wait(&leadership, |oracle| !oracle.must_wait(at)).await {
+        let known =
+            |oracle: &Oracle| !oracle.must_wait(at) && leadership.in_doubt(range, at).is_empty();
+        if !self.wait(&leadership, known).await {
             return Err(self.not_leader(inner.replica.probable_leader()));
         }
         let snapshot = inner.data.snapshot()?;
@@ -316,7 +413,11 @@ impl Tablet {
 
     /// Takes a timestamp within the lease of a leadership; the lease's end. Waits a little where
     /// there is none.
-    async fn take(&self, leadership: &Leadership, at: Timestamp) -> Result<Timestamp, TxnError> {
+    pub(super) async fn take(
+        &self,
+        leadership: &Leadership,
+        at: Timestamp,
+    ) -> Result<Timestamp, TxnError> {
         let Inner { replica, env, .. } = &*self.inner;
         let give_up = env.moment().plus(UNLEASED);
         loop {
@@ -389,11 +490,39 @@ impl Tablet {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
         inner.meter.count(|| request.span());
+        let Some(txn) = request.txn else {
+            return Err(TxnError::Internal("a write of no transaction".to_owned()));
+        };
+        let outcome = self.write_locked(&leadership, txn, request).await;
+        // Who has waited for long asks again.
+        if !matches!(outcome, Err(TxnError::Unavailable { .. })) {
+            leadership.locks.release(txn.stamp.id);
+        }
+        outcome
+    }
+
+    /// Writes what a transaction has locks for, and takes those that it doesn't have yet.
+    async fn write_locked(
+        &self,
+        leadership: &Leadership,
+        txn: WholeTxn,
+        request: WriteRequest,
+    ) -> Outcome {
+        let inner = &self.inner;
+        let WholeTxn { stamp, begun, protocol } = txn;
+        let reads = &request.reads;
+        let keys = reads.keys.iter().map(|(key, _)| KeyRange::point(key.clone()));
+        let shared = keys.chain(reads.ranges.iter().cloned()).collect();
+        self.lock_all(leadership, stamp, begun, shared, &request.mutations).await?;
+        let _open = leadership.gate.read().await;
+        if !leadership.locks.pin(stamp.id) {
+            return Err(TxnError::Conflict);
+        }
         let after = request.after.next();
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;
-            let at = leadership.oracle().assign(inner.clock.now().latest.max(after));
-            if let Err(error) = self.take(&leadership, at).await {
+            let at = leadership.oracle().assign(self.lowest(protocol).max(after));
+            if let Err(error) = self.take(leadership, at).await {
                 leadership.release(at);
                 return Err(error);
             }
@@ -406,15 +535,25 @@ impl Tablet {
             };
             (at, submitted)
         };
-        self.finish(&leadership, at, submitted).await
+        self.finish(leadership, at, submitted, protocol).await
+    }
+
+    /// The lowest timestamp that a commit may get that is asked for now.
+    pub(super) fn lowest(&self, protocol: CommitProtocol) -> Timestamp {
+        let now = self.inner.clock.now();
+        match protocol {
+            CommitProtocol::CommitWait => now.latest,
+            CommitProtocol::TwoPhase => now.middle(),
+        }
     }
 
     /// Waits until what was logged at `at` is applied and visible; the outcome.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         leadership: &Leadership,
         at: Timestamp,
         submitted: Result<Submitted, ProposeError>,
+        protocol: CommitProtocol,
     ) -> Outcome {
         let inner = &self.inner;
         let answer = match submitted {
@@ -433,7 +572,7 @@ impl Tablet {
                 return Err(self.unanswered(leadership.term, reason));
             }
         };
-        if outcome.is_ok() {
+        if outcome.is_ok() && protocol == CommitProtocol::CommitWait {
             wait_until_after(&*inner.env, &*inner.clock, at).await;
         }
         leadership.release(at);
@@ -496,7 +635,9 @@ impl Tablet {
             };
             (at, submitted)
         };
-        self.finish(&leadership, at, submitted).await
+        let outcome = self.finish(&leadership, at, submitted, CommitProtocol::CommitWait).await;
+        self.recollect(&leadership)?;
+        outcome
     }
 
     /// What becomes of a command that was logged in `term` and not answered. A leader answers what it
@@ -516,12 +657,42 @@ impl Tablet {
     /// Logs a command that writes no row.
     pub(crate) async fn command(&self, command: Command) -> Outcome {
         let leadership = self.leadership().await?;
-        let command = encode(&command)?;
-        let submitted = match self.inner.replica.submit(leadership.term, command.into()).await {
+        if !matches!(command, Command::Split { .. } | Command::Freeze { .. }) {
+            return self.log(&leadership, &command).await;
+        }
+        // Whoever is about to commit goes first, and nobody begins to; who has locks on what goes
+        // away must begin anew.
+        let alone = Box::pin(leadership.gate.write());
+        let Ok(_alone) = self.inner.env.timeout(ALONE, alone).await else {
+            let reason = "transactions are prepared in it".to_owned();
+            return Err(TxnError::Unavailable { tablet: self.inner.id, reason });
+        };
+        let outcome = self.log(&leadership, &command).await;
+        let state = self.inner.machine.state();
+        let left = state.filter(|state| state.frozen.is_none()).map(|state| state.descriptor.range);
+        let nothing = KeyRange { start: Vec::new(), end: Some(Vec::new()) };
+        leadership.locks.shrink(&left.unwrap_or(nothing));
+        outcome
+    }
+
+    /// Logs a command.
+    pub(super) async fn log(&self, leadership: &Leadership, command: &Command) -> Outcome {
+        let command = encode(command)?;
+        let submitted = self.inner.replica.submit(leadership.term, command.into()).await;
+        self.answered(leadership, submitted).await
+    }
+
+    /// Waits until a command is applied.
+    pub(super) async fn answered(
+        &self,
+        leadership: &Leadership,
+        submitted: Result<Submitted, ProposeError>,
+    ) -> Outcome {
+        let answer = match submitted {
             Ok(submitted) => submitted.outcome().await,
             Err(error) => Err(error),
         };
-        match submitted {
+        match answer {
             Ok(answer) => decode::<Outcome>(&answer)?,
             Err(ProposeError::NotLeader { leader }) => Err(self.not_leader(leader)),
             Err(ProposeError::Unknown(reason)) => Err(self.unanswered(leadership.term, reason)),

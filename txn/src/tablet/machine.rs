@@ -42,12 +42,17 @@ use meridian_truetime::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::state::{
-    Event, Frozen, State, Unchanged, bear, content_records, directory_begins, is_stored, records,
-    stage_record, stage_records, state_record,
+    Event, Frozen, State, Unchanged, bear, content_records, directory_begins, is_stored,
+    outcome_record, outcome_records, prepared_record, prepared_records, records, stage_record,
+    stage_records, state_record,
 };
-use crate::command::{Absorb, Command, Mutation, Outcome, Versions, WriteRequest, decode, encode};
+use crate::command::{
+    Absorb, Command, Mutation, Outcome, ReadSet, Versions, WriteRequest, decode, encode,
+};
+use crate::commit::{Decided, Prepared};
 use crate::error::TxnError;
 use crate::holdings::Holdings;
+use crate::locks::TxnId;
 
 /// A tablet's state machine on one node.
 #[derive(Debug)]
@@ -123,19 +128,27 @@ impl TabletMachine {
     }
 }
 
-/// Whether `request` may be written at `at` in `state`; an I/O error is neither.
+/// What is to be validated and written.
+struct Change<'c> {
+    at: Timestamp,
+    schema: &'c [(u64, u64)],
+    mutations: &'c [Mutation],
+}
+
+/// Whether a change may be made in `state`, if it was computed from these reads; an I/O error is
+/// neither.
 fn validate(
     state: &State,
-    at: Timestamp,
-    request: &WriteRequest,
+    change: &Change<'_>,
+    reads: &ReadSet,
     view: &DataSnapshot,
 ) -> Result<Outcome, StorageError> {
     let range = &state.descriptor.range;
-    let reads = &request.reads;
+    let Change { at, schema, mutations } = *change;
     if state.retired {
         return Ok(Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }));
     }
-    let covered = request.mutations.iter().all(|m| range.contains(m.key()))
+    let covered = mutations.iter().all(|m| range.contains(m.key()))
         && reads.keys.iter().all(|(key, _)| range.contains(key))
         && reads.ranges.iter().all(|read| range.contains_range(read));
     if !covered {
@@ -144,7 +157,7 @@ fn validate(
     if let Err(frozen) = state.check_frozen() {
         return Ok(Err(frozen));
     }
-    for (table, version) in &request.schema {
+    for (table, version) in schema {
         if state.fences.get(table).is_some_and(|oldest| version < oldest) {
             return Ok(Err(TxnError::SchemaChanged { table: *table }));
         }
@@ -163,7 +176,7 @@ fn validate(
             return Ok(Err(TxnError::Conflict));
         }
     }
-    for mutation in &request.mutations {
+    for mutation in mutations {
         if let Mutation::Insert { key, .. } = mutation {
             let current = view.get(key, Timestamp::MAX)?;
             if current.is_some_and(|version| version.value.is_some()) {
@@ -172,6 +185,28 @@ fn validate(
         }
     }
     Ok(Ok(at))
+}
+
+/// Makes a change.
+fn write(
+    state: &mut State,
+    at: Timestamp,
+    schema: Vec<(u64, u64)>,
+    mutations: Vec<Mutation>,
+    batch: &mut WriteBatch,
+) {
+    for mutation in mutations {
+        match mutation {
+            Mutation::Insert { key, value } | Mutation::Put { key, value } => {
+                batch.put(key, at, Some(value));
+            }
+            Mutation::Delete { key } => batch.put(key, at, None),
+        }
+    }
+    for (table, version) in schema {
+        raise(&mut state.fences, table, version);
+    }
+    state.last_write = at.max(state.last_write);
 }
 
 /// What a split makes of a state: the new tablet's, and the rest in `state`. `None` when the key is
@@ -204,6 +239,7 @@ fn split(
         ));
     }
     state.check_frozen()?;
+    state.check_prepared()?;
     if state.joint {
         return Err(TxnError::Unavailable {
             tablet: state.descriptor.id,
@@ -291,6 +327,9 @@ impl TabletMachine {
         for (table, version) in absorb.fences {
             raise(&mut state.fences, table, version);
         }
+        for decided in absorb.outcomes {
+            batch.put_record(outcome_record(self.id, decided.txn), record(&decided));
+        }
         Ok(())
     }
 
@@ -322,6 +361,97 @@ impl TabletMachine {
         for tablet in here {
             let _ = self.events.send(Event::Over(tablet));
         }
+    }
+}
+
+fn record<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    encode(value).expect("a record can be encoded")
+}
+
+impl TabletMachine {
+    /// Remembers what a transaction is to write, if it may; the timestamp that it votes with.
+    fn prepare(
+        &self,
+        state: &mut State,
+        prepared: Prepared,
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> Result<Outcome, StorageError> {
+        let name = prepared_record(self.id, prepared.txn.id);
+        if let Some(bytes) = view.record(&name)? {
+            let already: Prepared = decode(&bytes).expect("a replica understands its records");
+            return Ok(Ok(already.min));
+        }
+        let Prepared { min, schema, mutations, .. } = &prepared;
+        let change = Change { at: *min, schema, mutations };
+        let outcome = validate(state, &change, &ReadSet::default(), view)?;
+        if outcome.is_ok() {
+            batch.put_record(name, record(&prepared));
+            state.prepared += 1;
+        }
+        Ok(outcome)
+    }
+
+    /// The outcome of a transaction: the first one that was decided.
+    fn decide(
+        &self,
+        state: &mut State,
+        mut decided: Decided,
+        (schema, mutations): (Vec<(u64, u64)>, Vec<Mutation>),
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> Result<Outcome, StorageError> {
+        let name = outcome_record(self.id, decided.txn);
+        if let Some(bytes) = view.record(&name)? {
+            let first: Decided = decode(&bytes).expect("a replica understands its records");
+            return Ok(first.commit.ok_or(TxnError::Conflict));
+        }
+        let covered = state.descriptor.range.contains(&decided.anchor);
+        let outcome = match decided.commit {
+            _ if !covered || state.retired => return Ok(Err(state.moved())),
+            _ if state.frozen.is_some() => {
+                return Ok(state.check_frozen().map(|()| state.last_write));
+            }
+            None => Err(TxnError::Conflict),
+            Some(at) => {
+                let change = Change { at, schema: &schema, mutations: &mutations };
+                validate(state, &change, &ReadSet::default(), view)?
+            }
+        };
+        match &outcome {
+            Ok(at) => write(state, *at, schema, mutations, batch),
+            Err(_) => decided.commit = None,
+        }
+        batch.put_record(name, record(&decided));
+        Ok(outcome)
+    }
+
+    /// What is prepared here, as of the last applied command.
+    pub(crate) fn prepared(&self, view: &DataSnapshot) -> Result<Vec<Prepared>, TxnError> {
+        self.decoded(&prepared_records(self.id), view)
+    }
+
+    /// The outcomes that are remembered here.
+    pub(crate) fn outcomes(&self, view: &DataSnapshot) -> Result<Vec<Decided>, TxnError> {
+        self.decoded(&outcome_records(self.id), view)
+    }
+
+    /// The outcome of a transaction, if it is remembered here.
+    pub(crate) fn outcome(
+        &self,
+        txn: TxnId,
+        view: &DataSnapshot,
+    ) -> Result<Option<Decided>, TxnError> {
+        let record = view.record(&outcome_record(self.id, txn))?;
+        record.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn decoded<T: serde::de::DeserializeOwned>(
+        &self,
+        prefix: &[u8],
+        view: &DataSnapshot,
+    ) -> Result<Vec<T>, TxnError> {
+        view.records(prefix)?.map(|record| decode(&record?.1)).collect()
     }
 }
 
@@ -380,6 +510,8 @@ fn freeze(
     let left = unchanged.map(|unchanged| unchanged.left);
     match state.check_frozen() {
         Ok(()) if state.retired => Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }),
+        Ok(()) if into == state.descriptor.id => Err(state.moved()),
+        Ok(()) if state.prepared > 0 => state.check_prepared().map(|()| state.last_write),
         Ok(()) if state.joint || state.target.is_some() => Err(TxnError::Unavailable {
             tablet: state.descriptor.id,
             reason: "its replicas are on their way".to_owned(),
@@ -417,21 +549,12 @@ impl StateMachine for TabletMachine {
         let state = next.as_mut().expect("a log begins behind its group's birth");
         let outcome = match command {
             Command::Write { at, request } => {
+                let WriteRequest { reads, schema, mutations, .. } = request;
+                let change = Change { at, schema: &schema, mutations: &mutations };
                 let outcome =
-                    validate(state, at, &request, view).expect("a replica can read its data");
+                    validate(state, &change, &reads, view).expect("a replica can read its data");
                 if outcome.is_ok() {
-                    for mutation in request.mutations {
-                        match mutation {
-                            Mutation::Insert { key, value } | Mutation::Put { key, value } => {
-                                batch.put(key, at, Some(value));
-                            }
-                            Mutation::Delete { key } => batch.put(key, at, None),
-                        }
-                    }
-                    for (table, version) in request.schema {
-                        raise(&mut state.fences, table, version);
-                    }
-                    state.last_write = at;
+                    write(state, at, schema, mutations, batch);
                 }
                 outcome
             }
@@ -443,6 +566,18 @@ impl StateMachine for TabletMachine {
                 let parent = state.descriptor.id;
                 // Unless it came here by an image before: then it is ahead of its birth.
                 let here = is_stored(view, child).expect("a replica can read its data");
+                let left = view.records(&outcome_records(parent));
+                for outcome in left.expect("a replica can read its data") {
+                    let (name, value) = outcome.expect("a replica can read its data");
+                    let decided: Decided =
+                        decode(&value).expect("a replica understands its records");
+                    if decided.anchor >= key && new.is_some() {
+                        batch.delete_record(name);
+                        if !here {
+                            batch.put_record(outcome_record(child, decided.txn), value);
+                        }
+                    }
+                }
                 if let Some(new) = new.filter(|_| !here) {
                     bear(&new, batch).expect("a state can be encoded");
                     events.push(Event::Born { parent, child: Box::new(new.descriptor) });
@@ -480,6 +615,31 @@ impl StateMachine for TabletMachine {
             }
             Command::Retire => {
                 state.retired = true;
+                Ok(state.last_write)
+            }
+            Command::Prepare(prepared) => {
+                self.prepare(state, prepared, view, batch).expect("a replica can read its data")
+            }
+            Command::Finish { txn, commit } => {
+                let name = prepared_record(self.id, txn);
+                if let Some(bytes) = view.record(&name).expect("a replica can read its data") {
+                    let prepared: Prepared =
+                        decode(&bytes).expect("a replica understands its records");
+                    if let Some(at) = commit {
+                        write(state, at, prepared.schema, prepared.mutations, batch);
+                    }
+                    batch.delete_record(name);
+                    state.prepared -= 1;
+                }
+                Ok(state.last_write)
+            }
+            Command::Decide { decided, schema, mutations } => self
+                .decide(state, decided, (schema, mutations), view, batch)
+                .expect("a replica can read its data"),
+            Command::Forget { txns } => {
+                for txn in txns {
+                    batch.delete_record(outcome_record(self.id, txn));
+                }
                 Ok(state.last_write)
             }
         };

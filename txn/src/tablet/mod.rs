@@ -1,6 +1,8 @@
 //! A node's replica of a tablet: the replicated state machine and, on the leader, what serves it.
 
+mod commit;
 mod leader;
+mod locking;
 mod machine;
 mod state;
 

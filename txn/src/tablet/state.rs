@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Content, decode, encode};
 use crate::error::TxnError;
+use crate::locks::TxnId;
 
 /// The replicas that a tablet is to have, while it doesn't have them yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,8 @@ pub(crate) struct State {
     /// The tablets that it has absorbed, and those that they had: replicas of them that are still
     /// somewhere hold nothing any more.
     pub(crate) absorbed: BTreeSet<TabletId>,
+    /// How many transactions are prepared. While there are any, the tablet isn't split or merged.
+    pub(crate) prepared: u64,
 }
 
 impl State {
@@ -90,6 +93,7 @@ impl State {
             joint: false,
             frozen: None,
             absorbed: BTreeSet::new(),
+            prepared: 0,
         }
     }
 
@@ -102,6 +106,15 @@ impl State {
                 reason: format!("it is being merged into {into}"),
             }),
         }
+    }
+
+    /// Refuses what must wait for transactions to end.
+    pub(crate) fn check_prepared(&self) -> Result<(), TxnError> {
+        if self.prepared == 0 {
+            return Ok(());
+        }
+        let reason = format!("{} transactions are prepared in it", self.prepared);
+        Err(TxnError::Unavailable { tablet: self.descriptor.id, reason })
     }
 
     /// Why a request for something that the tablet doesn't cover is refused, and where to go.
@@ -164,6 +177,34 @@ pub(super) fn stage_record(tablet: TabletId, content: Content, part: u64) -> Vec
     let mut name = content_records(tablet, content);
     name.extend_from_slice(&part.to_be_bytes());
     name
+}
+
+fn txn_record(mut name: Vec<u8>, txn: TxnId) -> Vec<u8> {
+    name.extend_from_slice(&txn.gateway.get().to_be_bytes());
+    name.extend_from_slice(&txn.number.to_be_bytes());
+    name
+}
+
+/// The prefix of the names of what is prepared in a tablet.
+pub(super) fn prepared_records(tablet: TabletId) -> Vec<u8> {
+    let mut name = records(tablet);
+    name.extend_from_slice(b"prepared/");
+    name
+}
+
+pub(super) fn prepared_record(tablet: TabletId, txn: TxnId) -> Vec<u8> {
+    txn_record(prepared_records(tablet), txn)
+}
+
+/// The prefix of the names of the outcomes that a tablet remembers.
+pub(super) fn outcome_records(tablet: TabletId) -> Vec<u8> {
+    let mut name = records(tablet);
+    name.extend_from_slice(b"outcome/");
+    name
+}
+
+pub(super) fn outcome_record(tablet: TabletId, txn: TxnId) -> Vec<u8> {
+    txn_record(outcome_records(tablet), txn)
 }
 
 pub(super) fn state_record(tablet: TabletId) -> Vec<u8> {

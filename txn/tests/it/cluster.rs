@@ -236,6 +236,7 @@ pub async fn create_tablet(node: &Node, descriptor: &TabletDescriptor) {
         reads: ReadSet::default(),
         mutations: vec![directory_put(descriptor).expect("encodes")],
         after: Timestamp::MIN,
+        txn: None,
     });
     entered.await.expect("entered");
     node.ensure_tablet(descriptor).await.expect("serves");
@@ -248,7 +249,14 @@ pub fn key(k: u64) -> Vec<u8> {
 /// A write to the test's tablet.
 pub fn write(reads: ReadSet, mutations: Vec<Mutation>) -> WriteRequest {
     let schema = vec![(TABLE, 1)];
-    WriteRequest { tablet: TabletId::new(2), schema, reads, mutations, after: Timestamp::MIN }
+    WriteRequest {
+        tablet: TabletId::new(2),
+        schema,
+        reads,
+        mutations,
+        after: Timestamp::MIN,
+        txn: None,
+    }
 }
 
 pub fn insert(k: u64, value: &str) -> WriteRequest {

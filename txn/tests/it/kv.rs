@@ -40,6 +40,7 @@ pub async fn put(node: &Node, k: u64, value: u64) -> Result<Timestamp, TxnError>
             reads: ReadSet::default(),
             mutations,
             after: Timestamp::MIN,
+            txn: None,
         };
         match node.write(request).await {
             Err(error) if elsewhere(&error) => last = error,

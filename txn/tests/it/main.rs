@@ -10,4 +10,5 @@ mod latency;
 mod leases;
 mod processes;
 mod tablets;
+mod transactions;
 mod writes;

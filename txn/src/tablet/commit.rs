@@ -1,0 +1,576 @@
+//! Transactions in a tablet, where it is led: locks, votes and outcomes (`crate::commit` has the
+//! rules).
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use meridian_replication::ProposeError;
+use meridian_storage::{KeyRange, TabletId};
+use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, oneshot};
+
+use super::leader::{InDoubt, Leadership, Open, Remembered, Tablet, TabletRead, guard};
+use crate::command::{Command, Mutation, Outcome, TxnLock, decode, encode};
+use crate::commit::{
+    Anchor, Ballot, Commit, CommitProtocol, Decided, Fate, Interval, Part, Prepare, Prepared,
+    Tally, Vote,
+};
+use crate::error::TxnError;
+use crate::locks::{Mode, Stamp, TxnId};
+
+/// Transactions whose gateway is silent for so long are over.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// So long a request waits for a lock before the gateway is told; it asks again.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// Who is in doubt for longer asks the coordinator.
+const DOUBT: Duration = Duration::from_secs(1);
+
+/// For so many keys one lock is taken on all that lies between them.
+const MANY: usize = 1_000;
+
+fn remembered(decided: Decided) -> Remembered {
+    Remembered { decided, telling: false, told: false }
+}
+
+/// What others are told of a vote that was refused.
+fn refusal(error: TxnError) -> TxnError {
+    match error {
+        TxnError::DuplicateKey { .. }
+        | TxnError::SchemaChanged { .. }
+        | TxnError::TooLarge { .. }
+        | TxnError::Internal(_) => error,
+        _ => TxnError::Conflict,
+    }
+}
+
+/// What there is to do for the transactions of a tablet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chores {
+    pub(crate) doubts: Vec<Doubt>,
+    /// To be told to their participants.
+    pub(crate) tell: Vec<Decided>,
+    pub(crate) forget: Vec<TxnId>,
+}
+
+/// A question to the coordinator of a transaction that is in doubt here.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    pub(crate) txn: TxnId,
+    pub(crate) coordinator: TabletId,
+    pub(crate) anchor: Anchor,
+    /// An older transaction waits for it.
+    pub(crate) pressed: bool,
+    /// It is time to ask for the outcome.
+    pub(crate) overdue: bool,
+}
+
+impl Leadership {
+    /// The votes on a transaction.
+    fn ballot(&self, tablet: &Tablet, txn: TxnId) -> Arc<Open> {
+        let since = tablet.inner.env.moment();
+        let mut ballots = guard(&self.ballots);
+        let open = ballots.entry(txn).or_insert_with(|| {
+            Arc::new(Open {
+                ballot: Mutex::new(Ballot::default()),
+                changed: Notify::new(),
+                since,
+                asked: AtomicBool::new(false),
+            })
+        });
+        Arc::clone(open)
+    }
+}
+
+impl Tablet {
+    /// Takes up what earlier leaders have left: who is prepared has its locks again.
+    pub(super) fn take_up(&self, leadership: &Leadership) -> Result<(), TxnError> {
+        let inner = &self.inner;
+        for prepared in inner.machine.prepared(&inner.data.snapshot()?)? {
+            let keys: BTreeSet<Vec<u8>> =
+                prepared.mutations.iter().map(|m| m.key().to_vec()).collect();
+            leadership.locks.restore(prepared.txn, keys.iter().cloned());
+            let gate = Arc::clone(&leadership.gate);
+            let Ok(open) = gate.try_read_owned() else {
+                return Err(TxnError::Internal("a new gate is open".to_owned()));
+            };
+            let in_doubt = InDoubt {
+                // It has voted before, or never will.
+                vote: Interval { min: prepared.min, until: Timestamp::MIN },
+                keys,
+                coordinator: prepared.coordinator,
+                anchor: prepared.anchor,
+                since: inner.env.moment(),
+                _open: open,
+            };
+            guard(&leadership.in_doubt).insert(prepared.txn.id, in_doubt);
+        }
+        self.recollect(leadership)
+    }
+
+    /// Reads which outcomes are remembered here.
+    pub(super) fn recollect(&self, leadership: &Leadership) -> Result<(), TxnError> {
+        let view = self.inner.data.snapshot()?;
+        let mut outcomes = guard(&leadership.outcomes);
+        for decided in self.inner.machine.outcomes(&view)? {
+            outcomes.entry(decided.txn).or_insert(remembered(decided));
+        }
+        Ok(())
+    }
+
+    async fn lock(
+        &self,
+        leadership: &Leadership,
+        stamp: Stamp,
+        range: KeyRange,
+        mode: Mode,
+    ) -> Result<(), TxnError> {
+        let env = &self.inner.env;
+        let acquire = leadership.locks.acquire(env.moment(), stamp, range, mode);
+        let waited = || TxnError::Unavailable {
+            tablet: self.inner.id,
+            reason: "another transaction has locked the keys".to_owned(),
+        };
+        env.timeout(LOCK_WAIT, acquire).await.unwrap_or_else(|_| Err(waited()))
+    }
+
+    /// Takes the locks that a transaction needs to write these, and to have read those.
+    pub(super) async fn lock_all(
+        &self,
+        leadership: &Leadership,
+        stamp: Stamp,
+        begun: bool,
+        shared: Vec<KeyRange>,
+        mutations: &[Mutation],
+    ) -> Result<(), TxnError> {
+        if begun && !leadership.locks.knows(stamp.id) {
+            return Err(TxnError::Conflict);
+        }
+        for range in shared {
+            self.lock(leadership, stamp, range, Mode::Shared).await?;
+        }
+        let keys: BTreeSet<&[u8]> = mutations.iter().map(Mutation::key).collect();
+        if let (Some(first), Some(last), true) = (keys.first(), keys.last(), keys.len() > MANY) {
+            let hull = KeyRange { start: first.to_vec(), end: Some([last, &[0][..]].concat()) };
+            return self.lock(leadership, stamp, hull, Mode::Exclusive).await;
+        }
+        for key in keys {
+            self.lock(leadership, stamp, KeyRange::point(key.to_vec()), Mode::Exclusive).await?;
+        }
+        Ok(())
+    }
+
+    /// A view of what is committed in these ranges, which stays so while the locks are held.
+    pub(crate) async fn read_locked(
+        &self,
+        lock: TxnLock,
+        ranges: Vec<KeyRange>,
+    ) -> Result<TabletRead, TxnError> {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        let TxnLock { stamp, mode, begun } = lock;
+        if begun && !leadership.locks.knows(stamp.id) {
+            return Err(TxnError::Conflict);
+        }
+        for range in &ranges {
+            inner.machine.check(range)?;
+        }
+        for range in &ranges {
+            self.lock(&leadership, stamp, range.clone(), mode).await?;
+        }
+        let snapshot = inner.data.snapshot()?;
+        for range in &ranges {
+            inner.machine.check(range)?;
+        }
+        Ok(TabletRead { at: Timestamp::MAX, snapshot })
+    }
+
+    /// Whether this replica leads, as far as it knows.
+    pub(crate) async fn check_leads(&self) -> Result<(), TxnError> {
+        self.leadership().await.map(drop)
+    }
+
+    /// A participant's vote. What was voted for lasts until [`Tablet::settle`].
+    pub(crate) async fn prepare(&self, prepare: Prepare) -> Vote {
+        let leadership = self.leadership().await?;
+        let txn = prepare.part.txn.id;
+        if let Some(in_doubt) = guard(&leadership.in_doubt).get(&txn) {
+            return Ok(in_doubt.vote);
+        }
+        let vote = self.try_to_prepare(&leadership, prepare).await;
+        if vote.is_err() {
+            leadership.settled(txn);
+        }
+        vote
+    }
+
+    async fn try_to_prepare(&self, leadership: &Leadership, prepare: Prepare) -> Vote {
+        let inner = &self.inner;
+        let Prepare { part, coordinator, anchor } = prepare;
+        let Part { txn, begun, schema, mutations, .. } = part;
+        self.lock_all(leadership, txn, begun, Vec::new(), &mutations).await?;
+        let open = Arc::clone(&leadership.gate).read_owned().await;
+        if !leadership.locks.pin(txn.id) {
+            return Err(TxnError::Conflict);
+        }
+        let keys: BTreeSet<Vec<u8>> = mutations.iter().map(|m| m.key().to_vec()).collect();
+        let writes = !keys.is_empty();
+        let (vote, submitted) = {
+            let _in_order = leadership.log_order.lock().await;
+            let min = leadership.oracle().vote();
+            let until = self.take(leadership, min).await?;
+            if begun {
+                // What it has read stays as it is until then, under a leader that takes over, too.
+                self.take(leadership, until.prev()).await?;
+            }
+            let vote = Interval { min, until };
+            let since = inner.env.moment();
+            let in_doubt =
+                InDoubt { vote, keys, coordinator, anchor: anchor.clone(), since, _open: open };
+            guard(&leadership.in_doubt).insert(txn.id, in_doubt);
+            if !writes {
+                return Ok(vote);
+            }
+            let prepared = Prepared { txn, min, coordinator, anchor, schema, mutations };
+            let command = encode(&Command::Prepare(prepared))?;
+            (vote, inner.replica.submit(leadership.term, command.into()).await)
+        };
+        let answer = match submitted {
+            Ok(submitted) => submitted.outcome().await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => decode::<Outcome>(&answer)?.map(|_| vote),
+            Err(ProposeError::NotLeader { leader }) => Err(self.not_leader(leader)),
+            Err(ProposeError::Unknown(reason)) => Err(TxnError::Unknown { reason }),
+        }
+    }
+
+    /// A vote on a transaction that is coordinated here.
+    pub(crate) async fn vote(&self, txn: TxnId, by: TabletId, vote: Vote) -> Result<(), TxnError> {
+        let leadership = self.leadership().await?;
+        let open = leadership.ballot(self, txn);
+        guard(&open.ballot).vote(by, vote);
+        open.changed.notify_one();
+        Ok(())
+    }
+
+    /// An older transaction waits for one that is coordinated here.
+    pub(crate) async fn press(&self, txn: TxnId) -> Result<(), TxnError> {
+        let leadership = self.leadership().await?;
+        let open = guard(&leadership.ballots).get(&txn).cloned();
+        if let Some(open) = open {
+            guard(&open.ballot).press();
+            open.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Coordinates a transaction; answers when it is visible, or certainly never will be. Then the
+    /// participants are to be told, but for an unknown outcome: they will ask.
+    pub(crate) async fn coordinate(
+        &self,
+        commit: Commit,
+        decided: oneshot::Sender<Option<Timestamp>>,
+    ) -> Outcome {
+        let lowest = self.lowest(commit.protocol).max(commit.after.next());
+        let leadership = self.leadership().await?;
+        let txn = commit.part.txn.id;
+        let open = leadership.ballot(self, txn);
+        open.asked.store(true, Ordering::Relaxed);
+        let mut tell = Some(decided);
+        let outcome = self.decide(&leadership, &open, commit, lowest, &mut tell).await;
+        leadership.locks.release(txn);
+        guard(&leadership.ballots).remove(&txn);
+        if let (Err(error), Some(tell)) = (&outcome, tell)
+            && !matches!(error, TxnError::Unknown { .. })
+        {
+            let _ = tell.send(None);
+        }
+        outcome
+    }
+
+    async fn decide(
+        &self,
+        leadership: &Leadership,
+        open: &Open,
+        commit: Commit,
+        lowest: Timestamp,
+        tell: &mut Option<oneshot::Sender<Option<Timestamp>>>,
+    ) -> Outcome {
+        let inner = &self.inner;
+        let Commit { part, anchor, participants, protocol, expires, .. } = commit;
+        let Part { txn, begun, schema, mutations, .. } = part;
+        {
+            let locks = self.lock_all(leadership, txn, begun, Vec::new(), &mutations);
+            let refused = std::pin::pin!(self.refused(leadership, open, expires));
+            match select(std::pin::pin!(locks), refused).await {
+                Either::Left((locked, _)) => locked?,
+                Either::Right((error, _)) => return Err(error),
+            }
+        }
+        let _gate: OwnedRwLockReadGuard<()> = Arc::clone(&leadership.gate).read_owned().await;
+        if !leadership.locks.pin(txn.id) {
+            return Err(TxnError::Conflict);
+        }
+        let agreed = self.agreed(leadership, open, &participants, expires).await?;
+        let mut memory;
+        let (at, submitted) = {
+            let _in_order = leadership.log_order.lock().await;
+            let at = leadership.oracle().assign(lowest.max(agreed.min));
+            let late = at >= agreed.until || inner.clock.now().latest > expires;
+            if late || self.take(leadership, at).await.is_err() {
+                leadership.release(at);
+                return Err(TxnError::Conflict);
+            }
+            let decided = Decided { txn: txn.id, anchor, commit: Some(at), participants, expires };
+            memory = remembered(decided.clone());
+            let submitted = match encode(&Command::Decide { decided, schema, mutations }) {
+                Ok(command) => inner.replica.submit(leadership.term, command.into()).await,
+                Err(error) => {
+                    leadership.release(at);
+                    return Err(error);
+                }
+            };
+            (at, submitted)
+        };
+        match self.answered(leadership, submitted).await {
+            Ok(first) => {
+                if let Some(tell) = tell.take() {
+                    let _ = tell.send(Some(first));
+                }
+                memory.telling = true;
+                guard(&leadership.outcomes).entry(txn.id).or_insert(memory);
+                if protocol == CommitProtocol::CommitWait {
+                    wait_until_after(&*inner.env, &*inner.clock, at.max(first)).await;
+                }
+                leadership.release(at);
+                self.wait(leadership, |oracle| oracle.visible() >= at).await;
+                Ok(first)
+            }
+            // It may be applied yet: this leadership never shows anything from here on.
+            Err(error @ TxnError::Unknown { .. }) => Err(error),
+            Err(error) => {
+                leadership.release(at);
+                // Nobody else has the votes.
+                Err(refusal(error))
+            }
+        }
+    }
+
+    /// Waits until somebody has refused.
+    async fn refused(&self, leadership: &Leadership, open: &Open, expires: Timestamp) -> TxnError {
+        loop {
+            let changed = open.changed.notified();
+            if let Some(error) = guard(&open.ballot).refused() {
+                return refusal(error);
+            }
+            if self.is_over(leadership, expires) {
+                return TxnError::Conflict;
+            }
+            let look_again = self.inner.env.sleep(DOUBT);
+            select(std::pin::pin!(changed), look_again).await;
+        }
+    }
+
+    /// Whether nothing can be decided any more.
+    fn is_over(&self, leadership: &Leadership, expires: Timestamp) -> bool {
+        let inner = &self.inner;
+        inner.replica.leads() != Some(leadership.term) || inner.clock.now().earliest > expires
+    }
+
+    /// Waits until all have voted.
+    async fn agreed(
+        &self,
+        leadership: &Leadership,
+        open: &Open,
+        participants: &[TabletId],
+        expires: Timestamp,
+    ) -> Result<Interval, TxnError> {
+        loop {
+            let changed = open.changed.notified();
+            match guard(&open.ballot).tally(participants) {
+                Tally::Agreed(interval) => return Ok(interval),
+                Tally::Refused(error) => return Err(refusal(error)),
+                Tally::Open => {}
+            }
+            if self.is_over(leadership, expires) {
+                return Err(TxnError::Conflict);
+            }
+            let look_again = self.inner.env.sleep(DOUBT);
+            select(std::pin::pin!(changed), look_again).await;
+        }
+    }
+
+    /// The outcome of a transaction that is, or may have been, coordinated here. If nothing is known
+    /// of it, it is aborted before that is said.
+    pub(crate) async fn inquire(&self, txn: TxnId, anchor: Anchor) -> Result<Fate, TxnError> {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        let asked = |open: &Arc<Open>| open.asked.load(Ordering::Relaxed);
+        if guard(&leadership.ballots).get(&txn).is_some_and(asked) {
+            return Ok(Fate::Pending);
+        }
+        let known = inner.machine.outcome(txn, &inner.data.snapshot()?)?;
+        let commit = match known {
+            Some(decided) => decided.commit,
+            None => {
+                // Whoever asked for the commit could have done so until then.
+                let expires = inner.clock.now().latest.plus(SILENCE * 4);
+                let participants = Vec::new();
+                let decided = Decided { txn, anchor, commit: None, participants, expires };
+                let (schema, mutations) = Default::default();
+                let memory = remembered(decided.clone());
+                let decide = Command::Decide { decided, schema, mutations };
+                let commit = match self.log(&leadership, &decide).await {
+                    Ok(at) => Some(at),
+                    Err(TxnError::Conflict) => None,
+                    Err(error) => return Err(error),
+                };
+                guard(&leadership.outcomes).entry(txn).or_insert(memory);
+                commit
+            }
+        };
+        Ok(commit.map_or(Fate::Aborted, Fate::Committed))
+    }
+
+    /// The outcome of a transaction that has voted here, or was about to. Returns when it is applied;
+    /// its locks go when it is visible.
+    pub(crate) async fn settle(
+        &self,
+        txn: TxnId,
+        commit: Option<Timestamp>,
+    ) -> Result<(), TxnError> {
+        let inner = &self.inner;
+        let leadership = self.leadership().await?;
+        let wrote = guard(&leadership.in_doubt).get(&txn).map(|txn| !txn.keys.is_empty());
+        match wrote {
+            None => leadership.locks.release(txn),
+            Some(wrote) => {
+                let submitted = {
+                    let _in_order = leadership.log_order.lock().await;
+                    // What is logged from here on comes later.
+                    leadership.oracle().promise(commit.unwrap_or(Timestamp::MIN));
+                    let finish = encode(&Command::Finish { txn, commit })?;
+                    if wrote {
+                        Some(inner.replica.submit(leadership.term, finish.into()).await)
+                    } else {
+                        None
+                    }
+                };
+                if let Some(submitted) = submitted {
+                    self.answered(&leadership, submitted).await?;
+                }
+                let Some(at) = commit else {
+                    leadership.settled(txn);
+                    return Ok(());
+                };
+                if wrote {
+                    leadership.oracle().learn(at);
+                }
+                let tablet = self.clone();
+                inner.env.spawn(async move {
+                    // As long as its coordinator does. (Under `two_phase` it may have passed.)
+                    wait_until_after(&*tablet.inner.env, &*tablet.inner.clock, at).await;
+                    leadership.settled(txn);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A transaction ends that writes nothing here. With `held`, its locks must be there still; then
+    /// nothing is written at or below `floor` any more.
+    pub(crate) async fn end(
+        &self,
+        txn: TxnId,
+        held: bool,
+        floor: Timestamp,
+    ) -> Result<(), TxnError> {
+        let leadership = self.leadership().await?;
+        if guard(&leadership.in_doubt).contains_key(&txn) {
+            // It has voted; its coordinator says what becomes of it.
+            return Ok(());
+        }
+        if held && !leadership.locks.knows(txn) {
+            return Err(TxnError::Conflict);
+        }
+        if held {
+            leadership.oracle().promise(floor);
+            self.take(&leadership, floor).await?;
+        }
+        leadership.locks.release(txn);
+        Ok(())
+    }
+
+    /// The gateways of these transactions live.
+    pub(crate) async fn alive(&self, txns: &[TxnId]) -> Result<(), TxnError> {
+        let leadership = self.leadership().await?;
+        leadership.locks.heard(self.inner.env.moment(), txns);
+        Ok(())
+    }
+
+    /// Everybody was told of these outcomes, or not.
+    pub(crate) fn told(&self, txn: TxnId, all: bool) {
+        let leadership = self.inner.leadership.borrow().clone();
+        if let Some(leadership) = leadership
+            && let Some(memory) = guard(&leadership.outcomes).get_mut(&txn)
+        {
+            (memory.telling, memory.told) = (false, all);
+        }
+    }
+
+    /// Looks after the transactions of a tablet that is led here.
+    pub(crate) fn look_after(&self) -> Option<Chores> {
+        let inner = &self.inner;
+        let leadership = inner.leadership.borrow().clone()?;
+        let now = inner.env.moment();
+        let ago = |by: Duration| {
+            let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+            meridian_truetime::Moment::from_nanos(now.as_nanos().saturating_sub(nanos))
+        };
+        leadership.locks.sweep(ago(SILENCE));
+        let stale =
+            |open: &Open| !open.asked.load(Ordering::Relaxed) && open.since < ago(SILENCE * 4);
+        guard(&leadership.ballots).retain(|_, open| !stale(open));
+        let pressed: BTreeSet<TxnId> = leadership.locks.take_pressed().into_iter().collect();
+        let doubts = {
+            let in_doubt = guard(&leadership.in_doubt);
+            let doubt = |(id, txn): (&TxnId, &InDoubt)| Doubt {
+                txn: *id,
+                coordinator: txn.coordinator,
+                anchor: txn.anchor.clone(),
+                pressed: pressed.contains(id),
+                overdue: txn.since <= ago(DOUBT),
+            };
+            in_doubt.iter().map(doubt).filter(|doubt| doubt.pressed || doubt.overdue).collect()
+        };
+        let earliest = inner.clock.now().earliest;
+        let mut chores = Chores { doubts, ..Chores::default() };
+        for (txn, memory) in guard(&leadership.outcomes).iter_mut() {
+            let Decided { commit, participants, expires, .. } = &memory.decided;
+            let all_know = memory.told || commit.is_none() || participants.is_empty();
+            if all_know && earliest > *expires {
+                chores.forget.push(*txn);
+            } else if !all_know && !memory.telling {
+                memory.telling = true;
+                chores.tell.push(memory.decided.clone());
+            }
+        }
+        Some(chores)
+    }
+}
+
+impl Tablet {
+    /// Forgets outcomes that nobody asks for any more.
+    pub(crate) async fn forget(&self, txns: Vec<TxnId>) -> Result<(), TxnError> {
+        let leadership = self.leadership().await?;
+        self.log(&leadership, &Command::Forget { txns: txns.clone() }).await?;
+        guard(&leadership.outcomes).retain(|txn, _| !txns.contains(txn));
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! Transactions over tablets, and what they take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_truetime::{EnvironmentExt, Timestamp};
+use meridian_txn::locks::{Age, Mode};
+use meridian_txn::{CommitProtocol, Node, Transaction, TxnError, table_range};
+
+use crate::cluster::{Cluster, TABLE, key, run};
+use crate::kv::{get, put, scan};
+
+const LEFT: u64 = 1;
+const RIGHT: u64 = 500;
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Two tablets: keys from 300 on are in the second one, which node `right` leads; node 1 leads the
+/// first.
+async fn two_tablets(cluster: &Cluster, right: u64) -> TabletId {
+    cluster.create_tablet(1).await;
+    let node = cluster.node(1);
+    let child = node.split(key(300)).await.expect("split");
+    if right != 1 {
+        node.transfer_leader(child, NodeId::new(right)).await.expect("transferred");
+    }
+    for number in 1..=3 {
+        let node = cluster.node(number);
+        node.refresh_directory().await.expect("read");
+        // It knows the leaders from here on.
+        for k in [LEFT, RIGHT] {
+            put(&node, k, 100).await.expect("written");
+        }
+    }
+    child
+}
+
+fn begin(node: &Arc<Node>) -> Transaction {
+    node.begin(None, CommitProtocol::CommitWait, Timestamp::MIN)
+}
+
+fn begin_as_old_as(node: &Arc<Node>, age: Age) -> Transaction {
+    node.begin(Some(age), CommitProtocol::CommitWait, Timestamp::MIN)
+}
+
+async fn number(txn: &mut Transaction, k: u64, mode: Mode) -> Result<u64, TxnError> {
+    let rows = txn.get(vec![key(k)], mode).await?;
+    let row = rows.into_iter().next().flatten().expect("it exists");
+    Ok(u64::from_be_bytes(row.value.try_into().expect("a number")))
+}
+
+fn set(txn: &mut Transaction, k: u64, value: u64) {
+    txn.put(key(k), value.to_be_bytes().to_vec());
+}
+
+#[test]
+fn a_transaction_over_two_tablets_is_seen_whole_or_not_at_all() {
+    run(1, "us-eu-3", millis(4), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let node = cluster.node(2);
+        let mut txn = begin(&node);
+        let left = number(&mut txn, LEFT, Mode::Update).await.expect("read");
+        let right = number(&mut txn, RIGHT, Mode::Update).await.expect("read");
+        set(&mut txn, LEFT, left - 30);
+        set(&mut txn, RIGHT, right + 30);
+        assert_eq!(number(&mut txn, LEFT, Mode::Shared).await, Ok(70), "its own change");
+        // Nobody else sees it yet.
+        assert_eq!(scan(&cluster.node(1)).await, Ok(vec![(LEFT, 100), (RIGHT, 100)]));
+        let at = txn.commit().await.expect("committed");
+        assert!(at > Timestamp::MIN);
+        for number in 1..=3 {
+            let node = cluster.node(number);
+            assert_eq!(get(&node, LEFT).await, Ok(Some(70)));
+            assert_eq!(get(&node, RIGHT).await, Ok(Some(130)));
+            assert_eq!(scan(&node).await, Ok(vec![(LEFT, 70), (RIGHT, 130)]));
+        }
+    });
+}
+
+#[test]
+fn what_is_rolled_back_or_dropped_leaves_nothing_behind() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 2).await;
+        let node = cluster.node(1);
+        let mut txn = begin(&node);
+        number(&mut txn, LEFT, Mode::Update).await.expect("read");
+        set(&mut txn, LEFT, 1);
+        set(&mut txn, RIGHT, 1);
+        drop(txn);
+        let (took, written) = cluster.time(put(&node, LEFT, 5)).await;
+        written.expect("written");
+        assert!(took < millis(100), "{took:?}");
+        assert_eq!(get(&node, RIGHT).await, Ok(Some(100)));
+    });
+}
+
+#[test]
+fn an_older_transaction_wounds_and_a_younger_one_waits() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let [one, two] = [1, 2].map(|number| cluster.node(number));
+        let mut old = begin(&one);
+        let age = old.age();
+        number(&mut old, RIGHT, Mode::Shared).await.expect("read");
+        let mut young = begin(&two);
+        number(&mut young, LEFT, Mode::Update).await.expect("read");
+        // The younger one waits for the older one; that goes on, and takes what the younger one has.
+        let waits = async {
+            set(&mut young, RIGHT, 7);
+            young.commit().await
+        };
+        let goes_on = async {
+            one.env().sleep(millis(300)).await;
+            let left = number(&mut old, LEFT, Mode::Update).await.expect("it is older");
+            set(&mut old, LEFT, left + 1);
+            old.commit().await
+        };
+        let (young, old) = futures::join!(waits, goes_on);
+        old.expect("committed");
+        assert_eq!(young, Err(TxnError::Conflict));
+        // As old as its first attempt, it isn't wounded by any that has begun since.
+        let mut again = begin_as_old_as(&two, age);
+        assert_eq!(number(&mut again, LEFT, Mode::Update).await, Ok(101));
+        set(&mut again, LEFT, 200);
+        again.commit().await.expect("committed");
+        assert_eq!(scan(&one).await, Ok(vec![(LEFT, 200), (RIGHT, 100)]));
+    });
+}
+
+#[test]
+fn a_range_that_was_read_has_no_phantoms() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let [one, two] = [1, 2].map(|number| cluster.node(number));
+        let mut reader = begin(&one);
+        let range = KeyRange { start: key(200), end: Some(key(400)) };
+        assert_eq!(reader.scan(range.clone(), Mode::Shared).await, Ok(Vec::new()));
+        let writes = async {
+            let (took, written) = cluster.time(put(&two, 350, 1)).await;
+            written.map(|_| took)
+        };
+        let reads = async {
+            one.env().sleep(millis(1_500)).await;
+            let found = reader.scan(range.clone(), Mode::Shared).await;
+            assert_eq!(found, Ok(Vec::new()), "the range is empty still");
+            reader.commit().await
+        };
+        let (wrote, read) = futures::join!(writes, reads);
+        assert_eq!(read, Ok(Timestamp::MIN));
+        assert!(wrote.expect("written") > millis(1_400), "it had to wait");
+    });
+}
+
+#[test]
+fn two_that_read_what_the_other_writes_are_not_both_committed() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let [one, three] = [1, 3].map(|number| cluster.node(number));
+        let skew = async |node: &Arc<Node>, reads: u64, writes: u64| {
+            let mut txn = begin(node);
+            number(&mut txn, reads, Mode::Shared).await?;
+            set(&mut txn, writes, 0);
+            txn.commit().await
+        };
+        let (a, b) = futures::join!(skew(&one, LEFT, RIGHT), skew(&three, RIGHT, LEFT));
+        assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    });
+}
+
+/// What a commit takes, as its gateway sees it.
+async fn commit_takes(
+    cluster: &Cluster,
+    gateway: u64,
+    protocol: CommitProtocol,
+    reads: &[u64],
+    writes: &[u64],
+) -> Duration {
+    let node = cluster.node(gateway);
+    let mut txn = node.begin(None, protocol, Timestamp::MIN);
+    for k in reads {
+        number(&mut txn, *k, Mode::Shared).await.expect("read");
+    }
+    for k in writes {
+        set(&mut txn, *k, 1);
+    }
+    let (took, committed) = cluster.time(txn.commit()).await;
+    committed.expect("committed");
+    // Its locks are gone everywhere.
+    node.env().sleep(millis(1_000)).await;
+    took
+}
+
+/// us-east (1), us-west (2) and eu-west (3): 66 ms from 1 to 2, 64 ms from 1 to 3, 146 ms from 2 to 3. A
+/// majority answers node 1 after 64 ms, node 2 after 66 ms, node 3 after 64 ms.
+#[test]
+fn commits_take_what_their_messages_do() {
+    use CommitProtocol::{CommitWait, TwoPhase};
+    for epsilon in [0, 4, 40, 100] {
+        run(1, "us-eu-3", millis(epsilon), |cluster| async move {
+            two_tablets(&cluster, 3).await;
+            // The coordinator is the left tablet, where the gateway is.
+            let prepared = 32 + 64 + 32;
+            let cases = [
+                ("one tablet", TwoPhase, &[LEFT][..], &[LEFT][..], 64),
+                ("one tablet", CommitWait, &[LEFT], &[LEFT], 64.max(2 * epsilon)),
+                ("two tablets", TwoPhase, &[LEFT], &[LEFT, RIGHT], prepared + 64),
+                ("two tablets", CommitWait, &[], &[LEFT, RIGHT], (prepared + 64).max(2 * epsilon)),
+                ("one only reads", TwoPhase, &[RIGHT], &[LEFT], 32 + 32 + 64),
+                ("one only reads", CommitWait, &[RIGHT], &[LEFT], (64 + 64).max(2 * epsilon)),
+                ("nothing is written", CommitWait, &[LEFT, RIGHT], &[], 64),
+            ];
+            for (what, protocol, reads, writes, floor) in cases {
+                let took = commit_takes(&cluster, 1, protocol, reads, writes).await;
+                println!("ε = {epsilon} ms, {what}, {protocol:?}: {took:?}, floor {floor} ms");
+                let most =
+                    (millis(floor) * 102 / 100).max(millis(floor) + Duration::from_micros(200));
+                assert!(
+                    took >= millis(floor) && took <= most,
+                    "{what}: {took:?}, floor {floor} ms"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn locks_go_with_their_gateway() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let mut txn = begin(&cluster.node(2));
+        number(&mut txn, LEFT, Mode::Update).await.expect("read");
+        std::mem::forget(txn);
+        cluster.stop(2).await;
+        let (took, written) = cluster.time(put(&cluster.node(1), LEFT, 5)).await;
+        written.expect("written");
+        println!("{took:?}");
+        assert!(took > millis(3_000) && took < millis(8_000), "{took:?}");
+    });
+}
+
+#[test]
+fn a_split_in_the_middle_ends_a_transaction_or_does_not_touch_it() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let node = cluster.node(1);
+        let mut touched = begin(&node);
+        let range = KeyRange { start: key(0), end: Some(key(200)) };
+        touched.scan(range, Mode::Shared).await.expect("read");
+        set(&mut touched, RIGHT, 1);
+        let mut untouched = begin(&node);
+        number(&mut untouched, LEFT, Mode::Update).await.expect("read");
+        set(&mut untouched, LEFT, 9);
+        node.split(key(100)).await.expect("split");
+        assert_eq!(touched.commit().await, Err(TxnError::Conflict));
+        untouched.commit().await.expect("committed");
+        assert_eq!(scan(&node).await, Ok(vec![(LEFT, 9), (RIGHT, 100)]));
+        assert_eq!(node.tablets(&table_range(TABLE)).await.expect("known").len(), 3);
+    });
+}
