@@ -368,6 +368,36 @@ fn record<T: serde::Serialize>(value: &T) -> Vec<u8> {
     encode(value).expect("a record can be encoded")
 }
 
+/// The outcomes of transactions whose anchors are the new tablet's are remembered there from here on,
+/// unless it is on this node already.
+fn hand_down(
+    parent: TabletId,
+    child: Option<TabletId>,
+    key: &[u8],
+    view: &DataSnapshot,
+    batch: &mut WriteBatch,
+) -> Result<(), StorageError> {
+    for record in view.records(&outcome_records(parent))? {
+        let (name, value) = record?;
+        let decided: Decided = decode(&value).expect("a replica understands its records");
+        if decided.anchor.as_slice() >= key {
+            batch.delete_record(name);
+            if let Some(child) = child {
+                batch.put_record(outcome_record(child, decided.txn), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The records of a tablet whose names begin with `prefix`.
+fn decoded<T: serde::de::DeserializeOwned>(
+    prefix: &[u8],
+    view: &DataSnapshot,
+) -> Result<Vec<T>, TxnError> {
+    view.records(prefix)?.map(|record| decode(&record?.1)).collect()
+}
+
 impl TabletMachine {
     /// Remembers what a transaction is to write, if it may; the timestamp that it votes with.
     fn prepare(
@@ -428,12 +458,12 @@ impl TabletMachine {
 
     /// What is prepared here, as of the last applied command.
     pub(crate) fn prepared(&self, view: &DataSnapshot) -> Result<Vec<Prepared>, TxnError> {
-        self.decoded(&prepared_records(self.id), view)
+        decoded(&prepared_records(self.id), view)
     }
 
     /// The outcomes that are remembered here.
     pub(crate) fn outcomes(&self, view: &DataSnapshot) -> Result<Vec<Decided>, TxnError> {
-        self.decoded(&outcome_records(self.id), view)
+        decoded(&outcome_records(self.id), view)
     }
 
     /// The outcome of a transaction, if it is remembered here.
@@ -444,14 +474,6 @@ impl TabletMachine {
     ) -> Result<Option<Decided>, TxnError> {
         let record = view.record(&outcome_record(self.id, txn))?;
         record.map(|bytes| decode(&bytes)).transpose()
-    }
-
-    fn decoded<T: serde::de::DeserializeOwned>(
-        &self,
-        prefix: &[u8],
-        view: &DataSnapshot,
-    ) -> Result<Vec<T>, TxnError> {
-        view.records(prefix)?.map(|record| decode(&record?.1)).collect()
     }
 }
 
@@ -566,17 +588,9 @@ impl StateMachine for TabletMachine {
                 let parent = state.descriptor.id;
                 // Unless it came here by an image before: then it is ahead of its birth.
                 let here = is_stored(view, child).expect("a replica can read its data");
-                let left = view.records(&outcome_records(parent));
-                for outcome in left.expect("a replica can read its data") {
-                    let (name, value) = outcome.expect("a replica can read its data");
-                    let decided: Decided =
-                        decode(&value).expect("a replica understands its records");
-                    if decided.anchor >= key && new.is_some() {
-                        batch.delete_record(name);
-                        if !here {
-                            batch.put_record(outcome_record(child, decided.txn), value);
-                        }
-                    }
+                if new.is_some() {
+                    hand_down(parent, (!here).then_some(child), &key, view, batch)
+                        .expect("a replica can read its data");
                 }
                 if let Some(new) = new.filter(|_| !here) {
                     bear(&new, batch).expect("a state can be encoded");

@@ -23,7 +23,7 @@ use crate::checks::settle;
 use crate::cluster::{Cluster, Setup, TABLE, key, run_setup};
 use crate::kv::{get, put, scan};
 
-const NODES: u64 = 5;
+pub const NODES: u64 = 5;
 const WRITERS: u64 = 4;
 const KEYS: u64 = 60;
 
@@ -44,7 +44,7 @@ fn known(known: &Known, k: u64) -> Writes {
     known.lock().expect("no panics").get(&k).cloned().unwrap_or_default()
 }
 
-fn gateway(cluster: &Cluster, rng: &mut StdRng) -> Option<Arc<Node>> {
+pub fn gateway(cluster: &Cluster, rng: &mut StdRng) -> Option<Arc<Node>> {
     let running = cluster.running();
     let number = *running.get(rng.random_range(0..running.len().max(1)))?;
     Some(cluster.node(number))
@@ -150,7 +150,7 @@ async fn read(cluster: Arc<Cluster>, env: Env, until: Duration, state: Known) ->
 }
 
 /// One thing that an operator or an accident does.
-async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64) {
+pub async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64) {
     let random_node = |rng: &mut StdRng| NodeId::new(rng.random_range(1..=NODES));
     let dice = rng.random_range(0..100);
     match dice {
@@ -192,7 +192,7 @@ async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64)
     }
 }
 
-async fn restart_all(cluster: &Arc<Cluster>) {
+pub async fn restart_all(cluster: &Arc<Cluster>) {
     let running = cluster.running();
     for number in 1..=NODES {
         if !running.contains(&number) {

@@ -1,6 +1,7 @@
 //! Clusters of nodes without SQL, in virtual time.
 
 mod autosplit;
+mod bank;
 mod chaos;
 mod checks;
 mod cluster;
