@@ -11,6 +11,12 @@
 //! (`tablet::machine`). The leader answers once the timestamp has certainly passed (commit wait,
 //! overlapping with replication); until then nobody sees the write ([`oracle`]).
 //!
+//! # A transaction
+//!
+//! A [`Transaction`] reads under locks ([`locks`]), keeps its writes at the gateway until the commit,
+//! and commits with one entry of one tablet's log, or by two-phase commit over several (`commit`). The
+//! leader takes locks for the writes of single statements, too.
+//!
 //! # A read
 //!
 //! Reads go to the leader and see one timestamp ([`ReadAt`]). A leader serves within its lease

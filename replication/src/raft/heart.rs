@@ -420,6 +420,7 @@ impl Heart {
         let replicas: Vec<Replica> = lock(&self.replicas).values().cloned().collect();
         let mut peers = BTreeSet::new();
         self.promise_itself();
+        let epoch = self.epoch();
         for replica in replicas {
             let pulse = &replica.pulse;
             if pulse.failed.load(Ordering::Relaxed) {
@@ -450,8 +451,9 @@ impl Heart {
             // Who was just elected has reached a majority.
             let elected = now.since(since) <= self.timing.election_max;
             pulse.isolated.store(!elected && !self.reaches(&followers), Ordering::Relaxed);
-            if guard(&pulse.tenure).term() == term {
-                // There may be another epoch.
+            let bound = guard(&pulse.bound).get(&self.node).copied();
+            if bound != Some((term, epoch)) && guard(&pulse.tenure).term() == term {
+                // There is another epoch.
                 self.bind_itself(&replica, term);
             }
             if let Some(to) = pulse.hands_over(term) {

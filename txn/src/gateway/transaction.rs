@@ -32,8 +32,9 @@ use crate::node::Node;
 /// How often tablets hear that a transaction lives.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// How often a node looks after the transactions of the tablets that it leads.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a node looks after the transactions of the tablets that it leads, while there are some
+/// and while there are none.
+const LOOK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
 /// A coordinator decides nothing later than so long after the commit was asked for.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -115,7 +116,7 @@ impl Node {
                 let request = Request::Finish { tablet, txn, commit };
                 let told = self.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
                 // What is gone had nothing prepared when it went.
-                matches!(told, Ok(()) | Err(TxnError::NoSuchTablet { .. }))
+                told.is_ok() || self.directory().is_gone(tablet)
             });
             join_all(tell).await.into_iter().all(|told| told)
         })
@@ -149,12 +150,15 @@ async fn keep_alive(node: Weak<Node>, txn: TxnId, held: Weak<Mutex<BTreeSet<Tabl
 
 /// Looks after the transactions of the tablets that are led here, for as long as the node lives.
 pub(crate) async fn look_after(node: Weak<Node>) {
+    let mut pause = LOOK.1;
     loop {
-        let Some(pause) = node.upgrade().map(|node| node.env().sleep(LOOK)) else { return };
-        pause.await;
+        let Some(pausing) = node.upgrade().map(|node| node.env().sleep(pause)) else { return };
+        pausing.await;
         let Some(node) = node.upgrade() else { return };
+        pause = LOOK.1;
         for tablet in node.open_tablets() {
             let Some(chores) = tablet.look_after() else { continue };
+            pause = LOOK.0;
             for doubt in chores.doubts {
                 let (node, tablet) = (Arc::clone(&node), tablet.clone());
                 node.env().clone().spawn(async move {

@@ -524,10 +524,17 @@ impl Tablet {
         }
     }
 
-    /// Looks after the transactions of a tablet that is led here.
+    /// Looks after the transactions of a tablet that is led here; `None` if there are none.
     pub(crate) fn look_after(&self) -> Option<Chores> {
         let inner = &self.inner;
         let leadership = inner.leadership.borrow().clone()?;
+        let idle = leadership.locks.is_empty()
+            && guard(&leadership.in_doubt).is_empty()
+            && guard(&leadership.ballots).is_empty()
+            && guard(&leadership.outcomes).is_empty();
+        if idle {
+            return None;
+        }
         let now = inner.env.moment();
         let ago = |by: Duration| {
             let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);

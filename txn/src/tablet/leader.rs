@@ -35,7 +35,7 @@ const STAND_PAUSE: Duration = Duration::from_millis(50);
 const UNLEASED: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How long a split waits for transactions that are about to commit.
+/// How long a split, or another schema, waits for transactions that are about to commit.
 const ALONE: Duration = Duration::from_secs(3);
 
 /// How long a replica may take to take over.
@@ -657,7 +657,11 @@ impl Tablet {
     /// Logs a command that writes no row.
     pub(crate) async fn command(&self, command: Command) -> Outcome {
         let leadership = self.leadership().await?;
-        if !matches!(command, Command::Split { .. } | Command::Freeze { .. }) {
+        let alone = matches!(
+            command,
+            Command::Split { .. } | Command::Freeze { .. } | Command::Fence { .. }
+        );
+        if !alone {
             return self.log(&leadership, &command).await;
         }
         // Whoever is about to commit goes first, and nobody begins to; who has locks on what goes

@@ -96,6 +96,11 @@ impl Locks {
         granted.await.map_err(|_| TxnError::Conflict)
     }
 
+    /// Whether nobody holds or wants anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().heard.is_empty()
+    }
+
     /// Whether a transaction holds anything.
     pub(crate) fn knows(&self, txn: TxnId) -> bool {
         self.lock().table.knows(txn)
@@ -154,6 +159,8 @@ impl Locks {
             let effects = state.table.release(txn);
             state.follow(effects);
         }
+        let State { heard, table, .. } = &mut *state;
+        heard.retain(|txn, at| *at >= since || table.knows(*txn));
     }
 
     /// The pinned transactions that older ones wait for, since this was last asked.
