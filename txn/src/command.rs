@@ -369,6 +369,7 @@ pub(crate) enum Request {
         tablet: TabletId,
         txn: TxnId,
         commit: Option<Timestamp>,
+        protocol: CommitProtocol,
     },
     /// What became of a transaction? To its coordinator.
     Inquire {

@@ -121,6 +121,7 @@ pub(crate) struct Decided {
     pub(crate) commit: Option<Timestamp>,
     /// Who has to know.
     pub(crate) participants: Vec<TabletId>,
+    pub(crate) protocol: CommitProtocol,
     pub(crate) expires: Timestamp,
 }
 

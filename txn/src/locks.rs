@@ -305,9 +305,9 @@ impl LockTable {
         self.owners.iter().map(|(id, owner)| (*id, owner.pinned))
     }
 
-    /// The tablet is smaller now: takes all locks from the transactions that hold or want any outside
-    /// of `range`, but for pinned ones.
-    pub fn shrink(&mut self, range: &KeyRange) -> Vec<TxnId> {
+    /// The transactions that hold or want a lock outside of `range`, but for pinned ones.
+    #[must_use]
+    pub fn outside(&self, range: &KeyRange) -> BTreeSet<TxnId> {
         let outside = |owner: &Owner| {
             owner.keys.iter().any(|key| !range.contains(key))
                 || owner.ranges.iter().any(|(held, _)| !range.contains_range(held))
@@ -315,12 +315,7 @@ impl LockTable {
         let held = self.owners.iter().filter(|(_, owner)| outside(owner)).map(|(id, _)| *id);
         let wanted = self.waiting.values().filter(|wanted| !range.contains_range(&wanted.range));
         let pinned = |id: &TxnId| self.owners.get(id).is_some_and(|owner| owner.pinned);
-        let victims: BTreeSet<TxnId> =
-            held.chain(wanted.map(|wanted| wanted.owner)).filter(|id| !pinned(id)).collect();
-        for victim in &victims {
-            self.forget(*victim);
-        }
-        victims.into_iter().collect()
+        held.chain(wanted.map(|wanted| wanted.owner)).filter(|id| !pinned(id)).collect()
     }
 
     /// All locks, held and wanted.

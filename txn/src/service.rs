@@ -171,10 +171,12 @@ impl Node {
                 Ok(tablet) => tablet.press(txn).await,
                 Err(error) => Err(error),
             }),
-            Request::Finish { tablet, txn, commit } => answer(match self.tablet(tablet) {
-                Ok(tablet) => tablet.settle(txn, commit).await,
-                Err(error) => Err(error),
-            }),
+            Request::Finish { tablet, txn, commit, protocol } => {
+                answer(match self.tablet(tablet) {
+                    Ok(tablet) => tablet.settle(txn, commit, protocol).await,
+                    Err(error) => Err(error),
+                })
+            }
             Request::Inquire { tablet, txn, anchor } => answer(match self.tablet(tablet) {
                 Ok(tablet) => tablet.inquire(txn, anchor).await,
                 Err(error) => Err(error),
@@ -215,7 +217,8 @@ impl Node {
         let tablet = self.tablet(commit.part.tablet)?;
         tablet.check_leads().await?;
         let node = self.this()?;
-        let (txn, participants) = (commit.part.txn.id, commit.participants.clone());
+        let (txn, protocol) = (commit.part.txn.id, commit.protocol);
+        let participants = commit.participants.clone();
         let (tell, decided) = oneshot::channel();
         let (done, outcome) = oneshot::channel();
         let coordinator = tablet.clone();
@@ -227,7 +230,7 @@ impl Node {
         self.env().spawn(async move {
             // Else the outcome isn't known here.
             if let Ok(commit) = decided.await {
-                let all = node.tell_outcome(txn, &participants, commit).await;
+                let all = node.tell_outcome(txn, participants, commit, protocol).await;
                 tablet.told(txn, all);
             }
         });

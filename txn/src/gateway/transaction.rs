@@ -51,6 +51,7 @@ pub struct Transaction {
     node: Arc<Node>,
     stamp: Stamp,
     protocol: CommitProtocol,
+    /// The commit timestamp lies above this: what the session, and this transaction, has seen.
     after: Timestamp,
     schema: BTreeMap<u64, u64>,
     held: Held,
@@ -104,16 +105,16 @@ impl Node {
     }
 
     /// Tells participants the outcome of a transaction; whether all know it now.
-    pub(crate) fn tell_outcome<'n>(
-        &'n self,
+    pub(crate) fn tell_outcome(
+        &self,
         txn: TxnId,
-        participants: &[TabletId],
+        participants: Vec<TabletId>,
         commit: Option<Timestamp>,
-    ) -> BoxFuture<'n, bool> {
-        let participants = participants.to_vec();
+        protocol: CommitProtocol,
+    ) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let tell = participants.into_iter().map(|tablet| async move {
-                let request = Request::Finish { tablet, txn, commit };
+                let request = Request::Finish { tablet, txn, commit, protocol };
                 let told = self.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
                 // What is gone had nothing prepared when it went.
                 told.is_ok() || self.directory().is_gone(tablet)
@@ -175,13 +176,14 @@ pub(crate) async fn look_after(node: Weak<Node>) {
                         Ok(Fate::Aborted) => None,
                         Ok(Fate::Pending) | Err(_) => return,
                     };
-                    let _ = tablet.settle(doubt.txn, commit).await;
+                    // Under which protocol isn't asked: to wait is always right.
+                    let _ = tablet.settle(doubt.txn, commit, CommitProtocol::CommitWait).await;
                 });
             }
-            for Decided { txn, commit, participants, .. } in chores.tell {
+            for Decided { txn, commit, participants, protocol, .. } in chores.tell {
                 let (telling, tablet) = (Arc::clone(&node), tablet.clone());
                 node.env().spawn(async move {
-                    let all = telling.tell_outcome(txn, &participants, commit).await;
+                    let all = telling.tell_outcome(txn, participants, commit, protocol).await;
                     tablet.told(txn, all);
                 });
             }
@@ -263,12 +265,15 @@ impl Transaction {
                 let node = Arc::clone(&self.node);
                 async move {
                     let read = node.ask_leader(tablet, request, Effect::Repeatable).await;
-                    read.map(|(_, rows): (Timestamp, Vec<Option<Row>>)| (keys, rows))
+                    read.map(|(at, rows): (Timestamp, Vec<Option<Row>>)| (at, keys, rows))
                 }
             });
             for read in join_all(reads).await {
                 match read {
-                    Ok((keys, rows)) => found.extend(keys.into_iter().zip(rows)),
+                    Ok((at, keys, rows)) => {
+                        self.after = self.after.max(at);
+                        found.extend(keys.into_iter().zip(rows));
+                    }
                     Err(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }) => {
                         self.node.refresh_directory().await?;
                     }
@@ -309,6 +314,7 @@ impl Transaction {
                 }
                 Err(error) => return Err(error),
             };
+            self.after = self.after.max(page.at);
             let last = page.rows.last().map(|row| row.key.clone());
             rows.extend(page.rows.into_iter().map(|row| (row.key.clone(), row)));
             rest.start = match (page.more, last, part.end) {

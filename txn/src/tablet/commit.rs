@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use meridian_replication::ProposeError;
 use meridian_storage::{KeyRange, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
 use tokio::sync::{Notify, OwnedRwLockReadGuard, oneshot};
 
 use super::leader::{InDoubt, Leadership, Open, Remembered, Tablet, TabletRead, guard};
-use crate::command::{Command, Mutation, Outcome, TxnLock, decode, encode};
+use crate::command::{Command, Mutation, Outcome, TxnLock, encode};
 use crate::commit::{
     Anchor, Ballot, Commit, CommitProtocol, Decided, Fate, Interval, Part, Prepare, Prepared,
     Tally, Vote,
@@ -129,13 +128,21 @@ impl Tablet {
         range: KeyRange,
         mode: Mode,
     ) -> Result<(), TxnError> {
-        let env = &self.inner.env;
-        let acquire = leadership.locks.acquire(env.moment(), stamp, range, mode);
-        let waited = || TxnError::Unavailable {
-            tablet: self.inner.id,
-            reason: "another transaction has locked the keys".to_owned(),
-        };
-        env.timeout(LOCK_WAIT, acquire).await.unwrap_or_else(|_| Err(waited()))
+        leadership.locks.acquire(self.inner.env.moment(), stamp, range, mode).await
+    }
+
+    /// Lets a request wait for its locks for a while; `None` when that is over. What it has by then,
+    /// it keeps, for the gateway asks again.
+    pub(super) async fn patiently<T: Send>(
+        &self,
+        locks: impl Future<Output = T> + Send,
+    ) -> Option<T> {
+        self.inner.env.timeout(LOCK_WAIT, locks).await.ok()
+    }
+
+    pub(super) fn locked_by_another(&self) -> TxnError {
+        let reason = "another transaction has locked the keys".to_owned();
+        TxnError::Unavailable { tablet: self.inner.id, reason }
     }
 
     /// Takes the locks that a transaction needs to write these, and to have read those.
@@ -179,14 +186,20 @@ impl Tablet {
         for range in &ranges {
             inner.machine.check(range)?;
         }
-        for range in &ranges {
-            self.lock(&leadership, stamp, range.clone(), mode).await?;
-        }
+        let locks = async {
+            for range in &ranges {
+                self.lock(&leadership, stamp, range.clone(), mode).await?;
+            }
+            Ok::<(), TxnError>(())
+        };
+        self.patiently(locks).await.ok_or_else(|| self.locked_by_another())??;
+        // All that has committed here is at or below it.
+        let at = leadership.oracle().floor();
         let snapshot = inner.data.snapshot()?;
         for range in &ranges {
             inner.machine.check(range)?;
         }
-        Ok(TabletRead { at: Timestamp::MAX, snapshot })
+        Ok(TabletRead { at, snapshot })
     }
 
     /// Whether this replica leads, as far as it knows.
@@ -239,15 +252,7 @@ impl Tablet {
             let command = encode(&Command::Prepare(prepared))?;
             (vote, inner.replica.submit(leadership.term, command.into()).await)
         };
-        let answer = match submitted {
-            Ok(submitted) => submitted.outcome().await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(answer) => decode::<Outcome>(&answer)?.map(|_| vote),
-            Err(ProposeError::NotLeader { leader }) => Err(self.not_leader(leader)),
-            Err(ProposeError::Unknown(reason)) => Err(TxnError::Unknown { reason }),
-        }
+        self.answered(leadership, submitted).await.map(|_| vote)
     }
 
     /// A vote on a transaction that is coordinated here.
@@ -307,17 +312,22 @@ impl Tablet {
         let Part { txn, begun, schema, mutations, .. } = part;
         {
             let locks = self.lock_all(leadership, txn, begun, Vec::new(), &mutations);
-            let refused = std::pin::pin!(self.refused(leadership, open, expires));
-            match select(std::pin::pin!(locks), refused).await {
+            let refused = self.votes(leadership, open, expires, Ballot::refused);
+            match select(std::pin::pin!(locks), std::pin::pin!(refused)).await {
                 Either::Left((locked, _)) => locked?,
-                Either::Right((error, _)) => return Err(error),
+                Either::Right((refused, _)) => return Err(refusal(refused?)),
             }
         }
         let _gate: OwnedRwLockReadGuard<()> = Arc::clone(&leadership.gate).read_owned().await;
         if !leadership.locks.pin(txn.id) {
             return Err(TxnError::Conflict);
         }
-        let agreed = self.agreed(leadership, open, &participants, expires).await?;
+        let tally = |ballot: &Ballot| match ballot.tally(&participants) {
+            Tally::Agreed(interval) => Some(Ok(interval)),
+            Tally::Refused(error) => Some(Err(refusal(error))),
+            Tally::Open => None,
+        };
+        let agreed = self.votes(leadership, open, expires, tally).await??;
         let mut memory;
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;
@@ -327,7 +337,8 @@ impl Tablet {
                 leadership.release(at);
                 return Err(TxnError::Conflict);
             }
-            let decided = Decided { txn: txn.id, anchor, commit: Some(at), participants, expires };
+            let commit = Some(at);
+            let decided = Decided { txn: txn.id, anchor, commit, participants, protocol, expires };
             memory = remembered(decided.clone());
             let submitted = match encode(&Command::Decide { decided, schema, mutations }) {
                 Ok(command) => inner.replica.submit(leadership.term, command.into()).await,
@@ -362,46 +373,28 @@ impl Tablet {
         }
     }
 
-    /// Waits until somebody has refused.
-    async fn refused(&self, leadership: &Leadership, open: &Open, expires: Timestamp) -> TxnError {
-        loop {
-            let changed = open.changed.notified();
-            if let Some(error) = guard(&open.ballot).refused() {
-                return refusal(error);
-            }
-            if self.is_over(leadership, expires) {
-                return TxnError::Conflict;
-            }
-            let look_again = self.inner.env.sleep(DOUBT);
-            select(std::pin::pin!(changed), look_again).await;
-        }
-    }
-
-    /// Whether nothing can be decided any more.
-    fn is_over(&self, leadership: &Leadership, expires: Timestamp) -> bool {
-        let inner = &self.inner;
-        inner.replica.leads() != Some(leadership.term) || inner.clock.now().earliest > expires
-    }
-
-    /// Waits until all have voted.
-    async fn agreed(
+    /// Waits until `said` has something to say of the votes.
+    ///
+    /// # Errors
+    /// [`TxnError::Conflict`] when nothing can be decided any more.
+    async fn votes<T>(
         &self,
         leadership: &Leadership,
         open: &Open,
-        participants: &[TabletId],
         expires: Timestamp,
-    ) -> Result<Interval, TxnError> {
+        said: impl Fn(&Ballot) -> Option<T>,
+    ) -> Result<T, TxnError> {
+        let inner = &self.inner;
         loop {
             let changed = open.changed.notified();
-            match guard(&open.ballot).tally(participants) {
-                Tally::Agreed(interval) => return Ok(interval),
-                Tally::Refused(error) => return Err(refusal(error)),
-                Tally::Open => {}
+            if let Some(said) = said(&guard(&open.ballot)) {
+                return Ok(said);
             }
-            if self.is_over(leadership, expires) {
+            let leads = inner.replica.leads() == Some(leadership.term);
+            if !leads || inner.clock.now().earliest > expires {
                 return Err(TxnError::Conflict);
             }
-            let look_again = self.inner.env.sleep(DOUBT);
+            let look_again = inner.env.sleep(DOUBT);
             select(std::pin::pin!(changed), look_again).await;
         }
     }
@@ -422,7 +415,9 @@ impl Tablet {
                 // Whoever asked for the commit could have done so until then.
                 let expires = inner.clock.now().latest.plus(SILENCE * 4);
                 let participants = Vec::new();
-                let decided = Decided { txn, anchor, commit: None, participants, expires };
+                let protocol = CommitProtocol::default();
+                let decided =
+                    Decided { txn, anchor, commit: None, participants, protocol, expires };
                 let (schema, mutations) = Default::default();
                 let memory = remembered(decided.clone());
                 let decide = Command::Decide { decided, schema, mutations };
@@ -444,6 +439,7 @@ impl Tablet {
         &self,
         txn: TxnId,
         commit: Option<Timestamp>,
+        protocol: CommitProtocol,
     ) -> Result<(), TxnError> {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
@@ -472,9 +468,13 @@ impl Tablet {
                 if wrote {
                     leadership.oracle().learn(at);
                 }
+                if protocol == CommitProtocol::TwoPhase {
+                    leadership.settled(txn);
+                    return Ok(());
+                }
                 let tablet = self.clone();
                 inner.env.spawn(async move {
-                    // As long as its coordinator does. (Under `two_phase` it may have passed.)
+                    // As long as its coordinator does.
                     wait_until_after(&*tablet.inner.env, &*tablet.inner.clock, at).await;
                     leadership.settled(txn);
                 });

@@ -20,7 +20,7 @@ use crate::autosplit::load::Meter;
 use crate::command::{Absorb, Command, Outcome, ReadAt, WholeTxn, WriteRequest, decode, encode};
 use crate::commit::{Anchor, Ballot, CommitProtocol, Decided, Interval};
 use crate::error::TxnError;
-use crate::locks::TxnId;
+use crate::locks::{Stamp, TxnId};
 use crate::oracle::Oracle;
 
 /// One entry of the log takes at most so many bytes.
@@ -493,27 +493,29 @@ impl Tablet {
         let Some(txn) = request.txn else {
             return Err(TxnError::Internal("a write of no transaction".to_owned()));
         };
-        let outcome = self.write_locked(&leadership, txn, request).await;
-        // Who has waited for long asks again.
-        if !matches!(outcome, Err(TxnError::Unavailable { .. })) {
-            leadership.locks.release(txn.stamp.id);
-        }
-        outcome
-    }
-
-    /// Writes what a transaction has locks for, and takes those that it doesn't have yet.
-    async fn write_locked(
-        &self,
-        leadership: &Leadership,
-        txn: WholeTxn,
-        request: WriteRequest,
-    ) -> Outcome {
-        let inner = &self.inner;
         let WholeTxn { stamp, begun, protocol } = txn;
         let reads = &request.reads;
         let keys = reads.keys.iter().map(|(key, _)| KeyRange::point(key.clone()));
         let shared = keys.chain(reads.ranges.iter().cloned()).collect();
-        self.lock_all(leadership, stamp, begun, shared, &request.mutations).await?;
+        let locks = self.lock_all(&leadership, stamp, begun, shared, &request.mutations);
+        let outcome = match self.patiently(locks).await {
+            None => return Err(self.locked_by_another()),
+            Some(Ok(())) => self.write_locked(&leadership, stamp, protocol, request).await,
+            Some(Err(error)) => Err(error),
+        };
+        leadership.locks.release(stamp.id);
+        outcome
+    }
+
+    /// Writes what a transaction has all locks for.
+    async fn write_locked(
+        &self,
+        leadership: &Leadership,
+        stamp: Stamp,
+        protocol: CommitProtocol,
+        request: WriteRequest,
+    ) -> Outcome {
+        let inner = &self.inner;
         let _open = leadership.gate.read().await;
         if !leadership.locks.pin(stamp.id) {
             return Err(TxnError::Conflict);

@@ -42,6 +42,13 @@ impl State {
         }
     }
 
+    /// A transaction ends here.
+    fn end(&mut self, txn: TxnId) {
+        self.gone(txn);
+        let effects = self.table.release(txn);
+        self.follow(effects);
+    }
+
     /// A transaction has lost its locks here: its requests will not be granted.
     fn gone(&mut self, txn: TxnId) {
         self.waiting.retain(|_, (owner, _)| *owner != txn);
@@ -119,20 +126,14 @@ impl Locks {
 
     /// A transaction ends.
     pub(crate) fn release(&self, txn: TxnId) {
-        let mut state = self.lock();
-        state.gone(txn);
-        let effects = state.table.release(txn);
-        state.follow(effects);
+        self.lock().end(txn);
     }
 
     /// Whoever holds or wants locks outside of `range`, and isn't pinned, loses all.
     pub(crate) fn shrink(&self, range: &KeyRange) {
         let mut state = self.lock();
-        for victim in state.table.shrink(range) {
-            state.gone(victim);
-            // Nobody is forgotten twice; this grants what is free now.
-            let effects = state.table.release(victim);
-            state.follow(effects);
+        for victim in state.table.outside(range) {
+            state.end(victim);
         }
     }
 
@@ -155,9 +156,7 @@ impl Locks {
             owners.map(|(txn, _)| txn).collect()
         };
         for txn in silent {
-            state.gone(txn);
-            let effects = state.table.release(txn);
-            state.follow(effects);
+            state.end(txn);
         }
         let State { heard, table, .. } = &mut *state;
         heard.retain(|txn, at| *at >= since || table.knows(*txn));

@@ -8,7 +8,7 @@ use meridian_truetime::{EnvironmentExt, Timestamp};
 use meridian_txn::locks::{Age, Mode};
 use meridian_txn::{CommitProtocol, Node, Transaction, TxnError, table_range};
 
-use crate::cluster::{Cluster, TABLE, key, run};
+use crate::cluster::{Cluster, Setup, TABLE, key, run, run_setup};
 use crate::kv::{get, put, scan};
 
 const LEFT: u64 = 1;
@@ -224,6 +224,53 @@ fn commits_take_what_their_messages_do() {
             }
         });
     }
+}
+
+#[test]
+fn under_two_phase_nobody_waits_for_clocks() {
+    run(1, "metro-3", millis(100), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let node = cluster.node(1);
+        node.env().sleep(millis(1_000)).await;
+        let mut txn = node.begin(None, CommitProtocol::TwoPhase, Timestamp::MIN);
+        set(&mut txn, LEFT, 1);
+        set(&mut txn, RIGHT, 1);
+        let (took, committed) = cluster.time(txn.commit()).await;
+        committed.expect("committed");
+        assert!(took < millis(20), "{took:?}");
+        // Nor where the coordinator isn't.
+        let (took, read) = cluster.time(get(&cluster.node(3), RIGHT)).await;
+        assert_eq!(read, Ok(Some(1)));
+        assert!(took < millis(20), "{took:?}");
+    });
+}
+
+/// The clock of node 2, which leads the right tablet, is ahead by 200 ms of that of node 1, which leads
+/// the left one.
+#[test]
+fn what_is_overwritten_after_it_was_read_is_overwritten_later_than_all_that_was_read() {
+    let setup = Setup { epsilon: millis(100), skewed: true, ..on_metro() };
+    run_setup(setup, |cluster| async move {
+        two_tablets(&cluster, 2).await;
+        let node = cluster.node(1);
+        node.env().sleep(millis(1_000)).await;
+        let begin = || node.begin(None, CommitProtocol::TwoPhase, Timestamp::MIN);
+        let mut first = begin();
+        set(&mut first, RIGHT, 1);
+        let first = first.commit().await.expect("committed");
+        let mut reader = begin();
+        assert_eq!(number(&mut reader, RIGHT, Mode::Shared).await, Ok(1));
+        assert_eq!(number(&mut reader, LEFT, Mode::Shared).await, Ok(100));
+        reader.commit().await.expect("nothing has changed");
+        let mut second = begin();
+        set(&mut second, LEFT, 1);
+        let second = second.commit().await.expect("committed");
+        assert!(second > first, "{first} was read before {second} was written");
+    });
+}
+
+fn on_metro() -> Setup {
+    Setup { topology: "metro-3", ..Setup::default() }
 }
 
 #[test]
