@@ -15,6 +15,9 @@
 //!   has voted so. It then knows that `L` is committed, stands, and has the votes already. Once it has
 //!   applied `L` it may begin: there is nothing in its log that isn't committed, but its own.
 //!
+//! The old leader has ceased to act by then, and has said up to where it has taken timestamps; the
+//! votes come with promises, so that the new one has a lease at once (`raft::lease`).
+//!
 //! # Why this is right
 //!
 //! The votes are openraft's, durable before they are sent, and each voter votes once in a term. A vote

@@ -25,7 +25,9 @@
 //!   timeout (section 9.6 of the dissertation). One that knows of a later term isn't held back.
 //! * A leader that reaches no majority takes no proposals (etcd's check of its quorum).
 //!
-//! Nothing here is needed for safety: who may lead is for terms and votes to say. What is to be
+//! Nothing here is needed for Raft's safety: who may lead is for terms and votes to say. (Leases lean
+//! on two things: on epochs, which no two lives of a node share, and on who has vouched under which;
+//! see `raft::lease`.) What is to be
 //! shown is that no group is content without a leader. Its leader ends in one of four ways: with its
 //! node (silence, or a new epoch); alone (a new epoch); by learning of a later term (then its own
 //! replica is restless, for it has nobody to vouch for a leader, and the others answer to whoever is
