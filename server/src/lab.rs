@@ -9,7 +9,7 @@ use futures::StreamExt;
 use meridian_lab::{Client, ClientError, Environment, Reply};
 use meridian_sql::arrow::array::{Array, RecordBatch};
 use meridian_sql::types::{SessionFormat, text};
-use meridian_sql::{ColumnDescription, Outcome, Session, SqlError};
+use meridian_sql::{ColumnDescription, Outcome, Series, Session, SqlError};
 use meridian_truetime::{Env, EnvironmentExt, Moment};
 
 /// A session in this process, as a workload's client.
@@ -25,10 +25,21 @@ impl SessionClient {
     }
 
     async fn run(&mut self, sql: &str) -> Result<Reply, SqlError> {
+        let reply = self.run_all(sql).await;
+        if let Err(error) = &reply {
+            self.session.fail(error);
+        }
+        reply
+    }
+
+    /// The statements of a text, one transaction unless they say otherwise; the reply of the last.
+    async fn run_all(&mut self, sql: &str) -> Result<Reply, SqlError> {
         let mut reply = Reply::default();
-        for statement in self.session.parse(sql)? {
+        let statements = self.session.parse(sql)?;
+        let series = if statements.len() == 1 { Series::Alone } else { Series::Part };
+        for statement in statements {
             let prepared = self.session.prepare(&statement, &[]).await?;
-            reply = match self.session.execute(&prepared, Vec::new()).await? {
+            reply = match self.session.execute(&prepared, Vec::new(), series).await? {
                 Outcome::Rows { columns, mut batches, tag, counted } => {
                     let mut rows = Vec::new();
                     while let Some(batch) = batches.next().await {
@@ -41,6 +52,7 @@ impl SessionClient {
                 Outcome::Empty => Reply::default(),
             };
         }
+        self.session.finish().await?;
         Ok(reply)
     }
 }

@@ -18,15 +18,16 @@ use futures::stream::{self, BoxStream};
 use meridian_replication::net::{Incoming, NetError, Outgoing, Service, ServiceError};
 use meridian_storage::{DataSnapshot, Direction, KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
+use meridian_txn::locks::{Age, Mode};
 use meridian_txn::{
-    DirectoryRead, Node, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor,
-    TxnError, WriteRequest,
+    Changes, CommitProtocol, DirectoryRead, Node, PlacementChange, ReadAt, Row, Savepoint,
+    ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::error::SqlError;
-use crate::fragment::{self, Fragment, RowView};
-use crate::tablets::{FragmentRead, ReadError, Tablets};
+use crate::fragment::{self, Access, Fragment, RowView};
+use crate::tablets::{FragmentRead, ReadError, Tablets, Transaction};
 
 /// The name of the service that runs fragments.
 pub(crate) const SERVICE: &str = "sql";
@@ -35,7 +36,7 @@ pub(crate) const SERVICE: &str = "sql";
 const HEADER: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The tablets of a cluster, through one of its nodes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClusterTablets {
     node: Arc<Node>,
 }
@@ -173,7 +174,10 @@ async fn open(
         (Some(first), Some(last)) => KeyRange { start: first.start.clone(), end: last.end.clone() },
         _ => return Ok(Err(SqlError::internal("a fragment without ranges").into())),
     };
-    let read = node.open_read(tablet, fragment.at, &hull).await?;
+    let read = match fragment.access {
+        Access::At(at) => node.open_read(tablet, at, &hull).await?,
+        Access::Locked(lock) => node.open_locked(tablet, lock, fragment.ranges.clone()).await?,
+    };
     let view = Arc::new(SnapshotView { at: read.at, snapshot: read.snapshot });
     let batches = fragment::run(fragment, view, Arc::clone(node.env()));
     Ok(batches.map(|batches| FragmentRead { at: read.at, batches }).map_err(ReadError::from))
@@ -205,6 +209,98 @@ impl RowView for SnapshotView {
             found.push(Row { key: row.key, ts: row.ts, value: row.value });
         }
         Ok((found, false))
+    }
+}
+
+/// A transaction over the tablets of a cluster.
+#[derive(Debug)]
+struct ClusterTransaction {
+    inner: meridian_txn::Transaction,
+    tablets: ClusterTablets,
+}
+
+#[async_trait]
+impl Transaction for ClusterTransaction {
+    fn age(&self) -> Age {
+        self.inner.age()
+    }
+
+    fn seen(&self) -> Timestamp {
+        self.inner.seen()
+    }
+
+    fn planned_under(&self, table: u64, version: u64) -> Result<(), TxnError> {
+        self.inner.planned_under(table, version)
+    }
+
+    fn set_wait(&self, wait: Wait) {
+        self.inner.set_wait(wait);
+    }
+
+    fn changes(&self) -> Arc<Changes> {
+        self.inner.changes()
+    }
+
+    fn size(&self) -> usize {
+        self.inner.size()
+    }
+
+    fn savepoint(&self) -> Savepoint {
+        self.inner.savepoint()
+    }
+
+    fn roll_back_to(&self, savepoint: Savepoint) {
+        self.inner.roll_back_to(savepoint);
+    }
+
+    async fn get(
+        &self,
+        keys: Vec<Vec<u8>>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Vec<Option<Row>>, TxnError> {
+        self.inner.get(keys, mode, wait).await
+    }
+
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        mut fragment: Fragment,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<FragmentRead, ReadError> {
+        let locking = self.inner.locking(tablet, mode, wait).await?;
+        loop {
+            fragment.access = Access::Locked(locking.lock());
+            match self.tablets.fragment(tablet, fragment.clone()).await {
+                Err(ReadError::Txn(error)) if locking.goes_on(&error) => {}
+                Err(error) => return Err(error),
+                Ok(read) => {
+                    self.inner.granted(locking, read.at);
+                    return Ok(read);
+                }
+            }
+        }
+    }
+
+    fn insert(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TxnError> {
+        self.inner.insert(key, value)
+    }
+
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) {
+        self.inner.put(key, value);
+    }
+
+    fn delete(&self, key: Vec<u8>) {
+        self.inner.delete(key);
+    }
+
+    async fn commit(&self) -> Result<Timestamp, TxnError> {
+        self.inner.commit().await
+    }
+
+    fn roll_back(&self) {
+        self.inner.roll_back();
     }
 }
 
@@ -243,6 +339,16 @@ impl Tablets for ClusterTablets {
         let fragment = &fragment;
 
         self.node.at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment)).await?
+    }
+
+    fn begin(
+        &self,
+        age: Option<Age>,
+        protocol: CommitProtocol,
+        after: Timestamp,
+    ) -> Arc<dyn Transaction> {
+        let inner = self.node.begin(age, protocol, after);
+        Arc::new(ClusterTransaction { inner, tablets: self.clone() })
     }
 
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {

@@ -18,7 +18,7 @@ use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::scan::exec::{Part, Scan};
 use crate::scan::ranges::whole_table;
-use crate::scan::{ScanExec, StatementContext};
+use crate::scan::{Modes, ScanExec};
 use crate::session::{self, ColumnDescription, Outcome, Parameters, Session};
 use crate::tablets::Tablets;
 use crate::types::PgType;
@@ -109,8 +109,7 @@ async fn explain_query(
     }
     let env = engine.tablets.env();
     let began = env.moment();
-    let read_at = session::read_at(session, physical.as_ref());
-    let statement = Arc::new(StatementContext::new(read_at, session.high_water().clone()));
+    let statement = session.reading(physical.as_ref(), Modes::default(), session.lock_wait());
     let mut rows = 0;
     {
         let batches = session::start(session, &scope, Arc::clone(&physical), statement);

@@ -9,9 +9,11 @@ use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
+use meridian_txn::locks::{Age, Mode, TxnId};
 use meridian_txn::{
-    DirectoryRead, DirectoryRow, Generation, Mutation, Placement, PlacementChange, ReadAt, Row,
-    ScanRequest, ScanResult, TabletDescriptor, TxnError, WriteRequest, table_range,
+    Changes, CommitProtocol, DirectoryRead, DirectoryRow, Generation, Mutation, Placement,
+    PlacementChange, ReadAt, ReadSet, Row, Savepoint, ScanRequest, ScanResult, TabletDescriptor,
+    TxnError, Wait, WriteBuffer, WriteRequest, row_of, table_range,
 };
 
 use crate::cluster_view::{
@@ -19,9 +21,9 @@ use crate::cluster_view::{
     TabletRow,
 };
 use crate::error::SqlError;
-use crate::fragment::{self, Fragment, RowView};
+use crate::fragment::{self, Access, Fragment, RowView};
 use crate::session::Notice;
-use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets};
+use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets, Transaction};
 
 /// The versions of one key, oldest first; `None` is a deletion.
 type Versions = Vec<(Timestamp, Option<Vec<u8>>)>;
@@ -152,7 +154,9 @@ impl State {
 
     fn validate(&self, request: &WriteRequest) -> Result<(), TxnError> {
         for mutation in &request.mutations {
-            self.check(request.tablet, &KeyRange::point(mutation.key()))?;
+            if !self.tablets.iter().any(|tablet| tablet.range.contains(mutation.key())) {
+                return Err(TxnError::NoSuchTablet { tablet: request.tablet });
+            }
         }
         for (table, version) in &request.schema {
             if self.fences.get(table).is_some_and(|oldest| version < oldest) {
@@ -247,6 +251,122 @@ impl RowView for FakeView {
     }
 }
 
+/// A transaction without locks: nobody is beside it.
+#[derive(Debug)]
+struct FakeTransaction {
+    tablets: FakeTablets,
+    age: Age,
+    after: Timestamp,
+    buffer: Mutex<WriteBuffer>,
+    schema: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl FakeTransaction {
+    fn buffer(&self) -> MutexGuard<'_, WriteBuffer> {
+        self.buffer.lock().expect("no test panics while it holds the lock")
+    }
+}
+
+#[async_trait]
+impl Transaction for FakeTransaction {
+    fn age(&self) -> Age {
+        self.age
+    }
+
+    fn seen(&self) -> Timestamp {
+        self.after
+    }
+
+    fn planned_under(&self, table: u64, version: u64) -> Result<(), TxnError> {
+        let mut schema = self.schema.lock().expect("no panics");
+        match *schema.entry(table).or_insert(version) {
+            before if before == version => Ok(()),
+            _ => Err(TxnError::SchemaChanged { table }),
+        }
+    }
+
+    fn set_wait(&self, _: Wait) {}
+
+    fn changes(&self) -> Arc<Changes> {
+        Arc::clone(self.buffer().changes())
+    }
+
+    fn size(&self) -> usize {
+        self.buffer().size()
+    }
+
+    fn savepoint(&self) -> Savepoint {
+        self.buffer().savepoint()
+    }
+
+    fn roll_back_to(&self, savepoint: Savepoint) {
+        self.buffer().roll_back(savepoint);
+    }
+
+    async fn get(
+        &self,
+        keys: Vec<Vec<u8>>,
+        _: Mode,
+        _: Wait,
+    ) -> Result<Vec<Option<Row>>, TxnError> {
+        let own = self.changes();
+        let mut state = self.tablets.lock();
+        state.gets.push(keys.clone());
+        let at = Timestamp::from_nanos(state.now);
+        let row = |key: Vec<u8>| match own.get(&key) {
+            Some(change) => row_of(change),
+            None => state.visible(&KeyRange::point(key), at).pop(),
+        };
+        Ok(keys.into_iter().map(row).collect())
+    }
+
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        mut fragment: Fragment,
+        _: Mode,
+        _: Wait,
+    ) -> Result<FragmentRead, ReadError> {
+        fragment.access = Access::At(ReadAt::Unconfirmed);
+        self.tablets.fragment(tablet, fragment).await
+    }
+
+    fn insert(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TxnError> {
+        self.buffer().insert(key, value)
+    }
+
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) {
+        self.buffer().put(key, value);
+    }
+
+    fn delete(&self, key: Vec<u8>) {
+        self.buffer().delete(key);
+    }
+
+    async fn commit(&self) -> Result<Timestamp, TxnError> {
+        let mutations: Vec<_> = self.buffer().take().into_values().collect();
+        if mutations.is_empty() {
+            return Ok(Timestamp::MIN);
+        }
+        let mut state = self.tablets.lock();
+        if !state.failures.is_empty() {
+            return Err(state.failures.remove(0));
+        }
+        let holds = |t: &&TabletDescriptor| t.range.contains(mutations[0].key());
+        let tablet = state.tablets.iter().find(holds).map_or(SYSTEM_TABLET, |tablet| tablet.id);
+        let schema = self.schema.lock().expect("no panics").clone().into_iter().collect();
+        let (reads, after) = (ReadSet::default(), self.after);
+        let request = WriteRequest { tablet, schema, reads, mutations, after, txn: None };
+        let result = state.apply(&request);
+        state.writes.push(request);
+        result
+    }
+
+    fn roll_back(&self) {
+        self.buffer().take();
+    }
+}
+
 #[async_trait]
 impl Tablets for FakeTablets {
     fn env(&self) -> &Env {
@@ -312,13 +432,24 @@ impl Tablets for FakeTablets {
                 state.check(tablet, range)?;
             }
             state.fragments.push(fragment.clone());
-            state.at(fragment.at)
+            match fragment.access {
+                Access::At(at) => state.at(at),
+                Access::Locked(_) => Timestamp::from_nanos(state.now),
+            }
         };
         // Everything that travels must survive the journey.
         let fragment = Fragment::decode(&fragment.encode()?, &self.functions)?;
         let view = Arc::new(FakeView { tablets: self.clone(), at });
         let batches = fragment::run(fragment, view, Arc::clone(&self.env))?;
         Ok(FragmentRead { at, batches })
+    }
+
+    fn begin(&self, age: Option<Age>, _: CommitProtocol, after: Timestamp) -> Arc<dyn Transaction> {
+        let number = self.env.random();
+        let id = TxnId { gateway: NodeId::new(1), number };
+        let age = age.unwrap_or(Age { began: Timestamp::from_nanos(self.lock().now), first: id });
+        let (buffer, schema) = (Mutex::default(), Mutex::default());
+        Arc::new(FakeTransaction { tablets: self.clone(), age, after, buffer, schema })
     }
 
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError> {

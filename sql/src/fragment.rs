@@ -30,7 +30,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use meridian_storage::KeyRange;
 use meridian_truetime::{Env, Work};
-use meridian_txn::{ReadAt, Row};
+use meridian_txn::{ReadAt, Row, TxnLock};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::TableInfo;
@@ -65,7 +65,16 @@ pub struct Fragment {
     /// From the end of the last range.
     pub reverse: bool,
     /// Which versions.
-    pub at: ReadAt,
+    pub access: Access,
+}
+
+/// Which versions a fragment reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Those of a timestamp.
+    At(ReadAt),
+    /// The present ones, under locks of a transaction.
+    Locked(TxnLock),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,7 +85,7 @@ struct Wire {
     filters: Vec<Vec<u8>>,
     limit: Option<u64>,
     reverse: bool,
-    at: ReadAt,
+    access: Access,
 }
 
 impl Fragment {
@@ -97,7 +106,7 @@ impl Fragment {
             filters: filters?,
             limit: self.limit.map(|limit| limit as u64),
             reverse: self.reverse,
-            at: self.at,
+            access: self.access,
         };
         postcard::to_stdvec(&wire).map_err(|e| SqlError::internal(e.to_string()))
     }
@@ -126,7 +135,7 @@ impl Fragment {
             filters: filters?,
             limit: wire.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             reverse: wire.reverse,
-            at: wire.at,
+            access: wire.access,
         })
     }
 }

@@ -29,7 +29,7 @@ pub use engine::Engine;
 pub use error::{SqlError, SqlState};
 pub use plan::parse::{STACK, Statement};
 pub use session::{
-    ColumnDescription, Notice, Outcome, Prepared, SERVER_VERSION, Session, SessionParameters,
-    TransactionStatus,
+    ColumnDescription, Notice, Outcome, Prepared, SERVER_VERSION, Series, Session,
+    SessionParameters, TransactionStatus,
 };
 pub use types::PgType;

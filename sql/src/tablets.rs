@@ -4,15 +4,17 @@
 //! use one in memory. Everything else in this crate sees tablets through this trait only.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::stream::BoxStream;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, Timestamp, TtInterval};
+use meridian_txn::locks::{Age, Mode};
 use meridian_txn::{
-    DirectoryRead, PlacementChange, ReadAt, Row, ScanRequest, ScanResult, TabletDescriptor,
-    TxnError, WriteRequest,
+    Changes, CommitProtocol, DirectoryRead, PlacementChange, ReadAt, Row, Savepoint, ScanRequest,
+    ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,73 @@ pub struct FragmentRead {
     pub at: Timestamp,
     /// Dropping it stops the reading.
     pub batches: BoxStream<'static, Result<RecordBatch, ReadError>>,
+}
+
+/// A read-write transaction. What it reads, nobody else writes until it ends; what it writes is kept
+/// at the gateway until it commits.
+#[async_trait]
+pub trait Transaction: Debug + Send + Sync {
+    /// How old it is; for another attempt.
+    fn age(&self) -> Age;
+
+    /// Everything that it has seen was committed up to here.
+    fn seen(&self) -> Timestamp;
+
+    /// It was planned under this version of a table's schema.
+    ///
+    /// # Errors
+    /// [`TxnError::SchemaChanged`] if an earlier part of it was planned under another.
+    fn planned_under(&self, table: u64, version: u64) -> Result<(), TxnError>;
+
+    /// How long its commit waits for the locks that it hasn't got yet.
+    fn set_wait(&self, wait: Wait);
+
+    /// Its changes so far; later ones are not seen there.
+    fn changes(&self) -> Arc<Changes>;
+
+    /// About how many bytes its changes take.
+    fn size(&self) -> usize;
+
+    /// A place to go back to.
+    fn savepoint(&self) -> Savepoint;
+
+    /// Takes back all changes since; its locks stay.
+    fn roll_back_to(&self, savepoint: Savepoint);
+
+    /// Rows by their keys, its own changes included.
+    async fn get(
+        &self,
+        keys: Vec<Vec<u8>>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Vec<Option<Row>>, TxnError>;
+
+    /// Runs a part of a plan beside the tablet, under locks on its ranges; without its own changes.
+    async fn fragment(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<FragmentRead, ReadError>;
+
+    /// Adds a row. If there is one already when it commits, that fails.
+    ///
+    /// # Errors
+    /// [`TxnError::DuplicateKey`] if there is one of its own.
+    fn insert(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TxnError>;
+
+    /// Adds or replaces a row.
+    fn put(&self, key: Vec<u8>, value: Vec<u8>);
+
+    /// Removes a row, if it exists.
+    fn delete(&self, key: Vec<u8>);
+
+    /// Commits; the commit timestamp, or [`Timestamp::MIN`] if nothing was written.
+    async fn commit(&self) -> Result<Timestamp, TxnError>;
+
+    /// Ends it without effect.
+    fn roll_back(&self);
 }
 
 /// The tablets as a gateway reaches them.
@@ -69,6 +138,15 @@ pub trait Tablets: Debug + Send + Sync {
         tablet: TabletId,
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError>;
+
+    /// Begins a transaction, as old as `age` says if it is another attempt at one that has failed. Its
+    /// commit timestamp will lie above `after`.
+    fn begin(
+        &self,
+        age: Option<Age>,
+        protocol: CommitProtocol,
+        after: Timestamp,
+    ) -> Arc<dyn Transaction>;
 
     /// Applies the mutations if what was read still holds; answers the commit timestamp.
     async fn write(&self, request: WriteRequest) -> Result<Timestamp, TxnError>;

@@ -1,6 +1,7 @@
 //! What tablets are asked to do and what their logs hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use meridian_replication::{Generation, Placement, TabletDescriptor};
 use meridian_storage::{KeyRange, NodeId, TabletId};
@@ -93,6 +94,8 @@ pub struct WholeTxn {
     pub begun: bool,
     /// How its timestamp is chosen and released.
     pub protocol: CommitProtocol,
+    /// How long it waits for locks.
+    pub wait: Duration,
 }
 
 impl WriteRequest {
@@ -394,11 +397,13 @@ pub(crate) enum Request {
 
 /// For whom a read takes locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TxnLock {
+pub struct TxnLock {
     pub(crate) stamp: Stamp,
     pub(crate) mode: Mode,
     /// The transaction has locks in the tablet already; without them it is over.
     pub(crate) begun: bool,
+    /// So long it waits for them.
+    pub(crate) wait: Duration,
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TxnError> {

@@ -15,6 +15,9 @@ pub enum TxnError {
     /// needed the locks. Retry from the read.
     #[error("a concurrent transaction came first")]
     Conflict,
+    /// Another transaction holds locks, for longer than this one waits.
+    #[error("another transaction has locked the keys")]
+    Locked,
     /// A row with this key exists.
     #[error("the key exists already")]
     DuplicateKey {

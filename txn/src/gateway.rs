@@ -1,6 +1,9 @@
 //! The gateway side: requests to tablets wherever they are led.
 
+pub(crate) mod attending;
+pub(crate) mod buffer;
 mod changes;
+mod committing;
 mod routes;
 mod search;
 pub(crate) mod transaction;
@@ -73,13 +76,19 @@ impl Node {
     /// [`TxnError::Unknown`] when the write may have been carried out; otherwise it was not.
     pub async fn write(&self, mut request: WriteRequest) -> Result<Timestamp, TxnError> {
         let tablet = request.tablet;
-        let alone = || WholeTxn {
-            stamp: self.new_stamp(),
-            begun: false,
-            protocol: CommitProtocol::default(),
-        };
-        request.txn.get_or_insert_with(alone);
-        self.ask_leader(tablet, Request::Write(request), Effect::Once).await
+        if request.txn.is_some() {
+            return self.ask_leader(tablet, Request::Write(request), Effect::Once).await;
+        }
+        let (stamp, begun, wait) = (self.new_stamp(), false, ANSWER);
+        request.txn = Some(WholeTxn { stamp, begun, protocol: CommitProtocol::default(), wait });
+        let deadline = self.env().moment().plus(PATIENCE);
+        loop {
+            let request = Request::Write(request.clone());
+            match self.ask_leader(tablet, request, Effect::Once).await {
+                Err(TxnError::Locked) if self.env().moment() < deadline => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Changes rows of the system tablet, if what was read still holds.

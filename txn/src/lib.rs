@@ -3,19 +3,14 @@
 //! A [`Node`] is enough of a database to simulate a cluster without SQL: it holds replicas of
 //! tablets, serves those that it leads, and is a gateway to all others.
 //!
-//! # A write
-//!
-//! One statement writes to one tablet. The gateway computes mutations from what it has read and
-//! sends them with the read set to the tablet's leader ([`WriteRequest`]). The leader assigns a
-//! timestamp, logs the request, and the replicated state machine validates and applies it
-//! (`tablet::machine`). The leader answers once the timestamp has certainly passed (commit wait,
-//! overlapping with replication); until then nobody sees the write ([`oracle`]).
-//!
 //! # A transaction
 //!
 //! A [`Transaction`] reads under locks ([`locks`]), keeps its writes at the gateway until the commit,
-//! and commits with one entry of one tablet's log, or by two-phase commit over several (`commit`). The
-//! leader takes locks for the writes of single statements, too.
+//! and commits with one entry of one tablet's log ([`WriteRequest`]), or by two-phase commit over
+//! several (`commit`). The leader assigns a timestamp, logs the request, and the replicated state
+//! machine validates and applies it (`tablet::machine`). The leader answers once the timestamp has
+//! certainly passed (commit wait, overlapping with replication); until then nobody sees the write
+//! ([`oracle`]).
 //!
 //! # A read
 //!
@@ -42,7 +37,7 @@ mod tend;
 
 pub use autosplit::SplitOptions;
 pub use command::{
-    Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WholeTxn, WriteRequest,
+    Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, TxnLock, WholeTxn, WriteRequest,
 };
 pub use commit::CommitProtocol;
 pub use directory::{
@@ -50,7 +45,8 @@ pub use directory::{
     table_range,
 };
 pub use error::TxnError;
-pub use gateway::transaction::Transaction;
+pub use gateway::buffer::{Changes, Savepoint, WriteBuffer, changes_within, row_of};
+pub use gateway::transaction::{Locking, Transaction, Wait};
 pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};
 pub use node::{Member, Node, NodeOptions};
 pub use placement::default_placement;

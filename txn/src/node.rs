@@ -15,9 +15,11 @@ use meridian_truetime::{Env, EnvironmentExt, Timestamp, TrueTime};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::autosplit::{SplitOptions, drive};
-use crate::command::ReadAt;
+use crate::command::{ReadAt, TxnLock};
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
+use crate::gateway::attending;
+use crate::gateway::transaction::Held;
 use crate::holdings::Holdings;
 use crate::locks::TxnId;
 use crate::once::Once;
@@ -94,6 +96,8 @@ pub struct Node {
     pub(crate) tending: Mutex<BTreeSet<TabletId>>,
     /// The number of the last transaction that was begun here.
     numbers: AtomicU64,
+    /// Those that have locks.
+    transactions: Mutex<BTreeMap<TxnId, Weak<Held>>>,
     this: Weak<Self>,
 }
 
@@ -162,6 +166,7 @@ impl Node {
             events,
             tending: Mutex::default(),
             numbers: AtomicU64::new(first),
+            transactions: Mutex::default(),
             this: Weak::clone(this),
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
@@ -183,7 +188,8 @@ impl Node {
         let weak = Arc::downgrade(&node);
         node.env.spawn(crate::tend::follow_events(Weak::clone(&weak), occurred));
         node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
-        node.env.spawn(crate::gateway::transaction::look_after(Weak::clone(&weak)));
+        node.env.spawn(attending::look_after(Weak::clone(&weak)));
+        node.env.spawn(attending::keep_alive(Weak::clone(&weak)));
         // It reads much now and then.
         node.env.compute(drive::run(weak, splits));
         Ok(node)
@@ -267,6 +273,11 @@ impl Node {
         TxnId { gateway: self.id, number: self.numbers.fetch_add(1, Ordering::Relaxed) }
     }
 
+    /// The transactions that were begun here and have locks.
+    pub(crate) fn transactions(&self) -> MutexGuard<'_, BTreeMap<TxnId, Weak<Held>>> {
+        lock(&self.transactions)
+    }
+
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }
@@ -339,6 +350,19 @@ impl Node {
         range: &KeyRange,
     ) -> Result<TabletRead, TxnError> {
         self.tablet(tablet)?.read(at, range).await
+    }
+
+    /// A view of what is committed in these ranges of a tablet that this node leads, under locks.
+    ///
+    /// # Errors
+    /// [`TxnError::Locked`] when another transaction has them for too long.
+    pub async fn open_locked(
+        &self,
+        tablet: TabletId,
+        lock: TxnLock,
+        ranges: Vec<KeyRange>,
+    ) -> Result<TabletRead, TxnError> {
+        self.tablet(tablet)?.read_locked(lock, ranges).await
     }
 
     /// Opens this node's replica of a tablet unless it is open: as the data file has it; or born, if

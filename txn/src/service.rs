@@ -298,10 +298,10 @@ impl Node {
         tablet: TabletId,
         lock: TxnLock,
         scan: ScanRequest,
-    ) -> Result<ScanResult, TxnError> {
+    ) -> Result<(Timestamp, ScanResult), TxnError> {
         let tablet = self.tablet(tablet)?;
         let read = tablet.read_locked(lock, vec![scan.range.clone()]).await?;
-        self.scanned(&read, &scan).await
+        Ok((read.at, self.scanned(&read, &scan).await?))
     }
 
     async fn scanned(&self, read: &TabletRead, scan: &ScanRequest) -> Result<ScanResult, TxnError> {

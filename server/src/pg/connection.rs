@@ -8,8 +8,9 @@ use futures::stream::BoxStream;
 use meridian_sql::arrow::array::RecordBatch;
 use meridian_sql::types::{SessionFormat, TimeZone};
 use meridian_sql::{
-    ColumnDescription, Outcome, Prepared, ScalarValue, Session, SqlError, SqlState,
+    ColumnDescription, Outcome, Prepared, ScalarValue, Series, Session, SqlError, SqlState,
 };
+use meridian_truetime::EnvironmentExt;
 use pgwire::messages::PgWireBackendMessage as Backend;
 use pgwire::messages::response::{
     CommandComplete, EmptyQueryResponse, ReadyForQuery, TransactionStatus,
@@ -88,8 +89,7 @@ where
         // After an error in the extended protocol: messages are skipped until the next Sync.
         let mut skipping = false;
         loop {
-            let longest = self.longest_message;
-            let message = self.wire.receive(|input| Message::decode(input, longest)).await?;
+            let message = self.receive().await?;
             if skipping && !matches!(message, Message::Sync | Message::Terminate) {
                 continue;
             }
@@ -98,6 +98,11 @@ where
                 Message::Terminate => return Ok(()),
                 Message::Sync => {
                     skipping = false;
+                    match self.finish_series().await {
+                        Ok(()) => {}
+                        Err(Failure::End(end)) => return Err(end),
+                        Err(Failure::Statement(error)) => self.report_error(&error),
+                    }
                     self.end_of_series();
                     self.ready().await?;
                     continue;
@@ -111,8 +116,7 @@ where
                 Ok(()) => {}
                 Err(Failure::End(end)) => return Err(end),
                 Err(Failure::Statement(error)) => {
-                    self.report_notices();
-                    encode_error(Severity::Error, &error, &mut self.wire.output);
+                    self.report_error(&error);
                     skipping = !simple;
                 }
             }
@@ -124,6 +128,38 @@ where
         }
     }
 
+    /// The next message. A client that leaves a transaction open for too long is sent away.
+    async fn receive(&mut self) -> Result<Message, End> {
+        let longest = self.longest_message;
+        let idle = self.session.idle_timeout();
+        let env = self.wire.env();
+        let message = self.wire.receive(|input| Message::decode(input, longest));
+        let Some(idle) = idle else { return message.await };
+        env.timeout(idle, message).await.unwrap_or_else(|_| {
+            Err(End::fatal(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            ))
+        })
+    }
+
+    /// Tells the client of an error, and the session: its transaction has failed, and with it end the
+    /// portals that belong to it.
+    fn report_error(&mut self, error: &SqlError) {
+        self.session.fail(error);
+        self.forget_portals();
+        self.report_notices();
+        encode_error(Severity::Error, error, &mut self.wire.output);
+    }
+
+    /// Commits what the statements up to here have done together, if nobody said BEGIN.
+    async fn finish_series(&mut self) -> Result<(), Failure> {
+        let work = self.session.finish();
+        let finished = self.wire.run(&self.cancel, work).await;
+        self.uninterrupted(finished)??;
+        Ok(())
+    }
+
     /// Runs the statements of a simple query, up to the first that fails.
     async fn query(&mut self, sql: &str) -> Result<(), Failure> {
         self.forget_unnamed();
@@ -131,29 +167,46 @@ where
         if statements.is_empty() {
             return self.put(Backend::EmptyQueryResponse(EmptyQueryResponse::new()));
         }
-        for statement in &statements {
+        let series = if statements.len() == 1 { Series::Alone } else { Series::Part };
+        for (place, statement) in statements.iter().enumerate() {
             let prepared = self.session.prepare(statement, &[]);
-            let prepared = uninterrupted(self.wire.run(&self.cancel, prepared).await)??;
+            let prepared = self.wire.run(&self.cancel, prepared).await;
+            let prepared = self.uninterrupted(prepared)??;
             if !prepared.parameters().is_empty() {
                 let error =
                     SqlError::new(SqlState::UNDEFINED_PARAMETER, "there is no parameter $1");
                 return Err(error.into());
             }
-            self.simple_statement(&prepared).await?;
+            let last = place + 1 == statements.len();
+            self.simple_statement(&prepared, series, last).await?;
         }
         Ok(())
     }
 
-    async fn simple_statement(&mut self, prepared: &Prepared) -> Result<(), Failure> {
-        match self.execute(prepared, Vec::new()).await? {
+    /// The last statement is done when what all of them did is committed.
+    async fn simple_statement(
+        &mut self,
+        prepared: &Prepared,
+        series: Series,
+        last: bool,
+    ) -> Result<(), Failure> {
+        match self.execute(prepared, Vec::new(), series).await? {
             Outcome::Rows { columns, batches, tag, counted } => {
                 rows::encode_description(&columns, &[], &mut self.wire.output)?;
                 let mut source = RowSource::new(columns, batches, tag, counted);
                 self.send_rows(&mut source, &[], None).await?;
+                if last {
+                    self.finish_series().await?;
+                }
                 self.report_notices();
                 self.complete(source.tag())
             }
-            Outcome::Done { tag } => self.complete(tag),
+            Outcome::Done { tag } => {
+                if last {
+                    self.finish_series().await?;
+                }
+                self.complete(tag)
+            }
             Outcome::Empty => self.put(Backend::EmptyQueryResponse(EmptyQueryResponse::new())),
         }
     }
@@ -163,15 +216,12 @@ where
         &mut self,
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
+        series: Series,
     ) -> Result<Outcome, Failure> {
-        let work = self.session.execute(prepared, parameters);
+        let work = self.session.execute(prepared, parameters, series);
         let outcome = self.wire.run(&self.cancel, work).await;
         self.report_notices();
-        match outcome {
-            // A statement without a result writes, and its write may be on its way.
-            Err(Interrupt::Canceled) if prepared.columns().is_none() => Err(in_doubt().into()),
-            outcome => Ok(uninterrupted(outcome)??),
-        }
+        Ok(self.uninterrupted(outcome)??)
     }
 
     /// Sends up to `limit` rows; whether that were all that are left.
@@ -186,7 +236,7 @@ where
         while limit.is_none_or(|limit| source.sent < limit) {
             let Some((batch, row)) = &mut source.current else {
                 let next = self.wire.run(&self.cancel, source.batches.next()).await;
-                match uninterrupted(next)? {
+                match self.uninterrupted(next)? {
                     None => return Ok(true),
                     Some(batch) => source.current = Some((batch?, 0)),
                 }
@@ -239,6 +289,16 @@ where
         self.wire.flush().await
     }
 
+    /// A wait's result; an interruption becomes the reason to stop.
+    pub(super) fn uninterrupted<T>(&mut self, waited: Result<T, Interrupt>) -> Result<T, Failure> {
+        waited.map_err(|interrupt| match interrupt {
+            Interrupt::Canceled => Failure::Statement(
+                self.session.interrupted("canceling statement due to user request"),
+            ),
+            Interrupt::End(end) => Failure::End(end),
+        })
+    }
+
     fn status(&self) -> TransactionStatus {
         match self.session.transaction_status() {
             meridian_sql::TransactionStatus::Idle => TransactionStatus::Idle,
@@ -276,23 +336,6 @@ impl RowSource {
     pub fn tag(&self) -> String {
         if self.counted { format!("{} {}", self.tag, self.sent) } else { self.tag.to_owned() }
     }
-}
-
-/// A wait's result; an interruption becomes the reason to stop.
-pub fn uninterrupted<T>(waited: Result<T, Interrupt>) -> Result<T, Failure> {
-    waited.map_err(|interrupt| match interrupt {
-        Interrupt::Canceled => Failure::Statement(SqlError::new(
-            SqlState::QUERY_CANCELED,
-            "canceling statement due to user request",
-        )),
-        Interrupt::End(end) => Failure::End(end),
-    })
-}
-
-fn in_doubt() -> SqlError {
-    let message = "canceling statement due to user request; whether it took effect is unknown";
-    SqlError::new(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, message)
-        .hint("Read what it would have written before trying it again.")
 }
 
 fn no_function_calls() -> SqlError {

@@ -2,13 +2,16 @@
 //!
 //! A portal runs when it is first executed, and keeps its rows until they are fetched, it is
 //! closed, or the transaction that it belongs to ends; outside of a transaction block that is at
-//! the next Sync.
+//! the next Sync. A statement whose Sync has come already is a transaction of its own; else those up
+//! to the Sync are one.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_sql::types::{SessionFormat, binary, text};
-use meridian_sql::{Outcome, PgType, Prepared, ScalarValue, SqlError, SqlState, TransactionStatus};
+use meridian_sql::{
+    Outcome, PgType, Prepared, ScalarValue, Series, SqlError, SqlState, TransactionStatus,
+};
 use pgwire::messages::PgWireBackendMessage as Backend;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{
@@ -17,9 +20,9 @@ use pgwire::messages::extendedquery::{
 use pgwire::messages::response::EmptyQueryResponse;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::{Connection, Failure, RowSource, uninterrupted};
+use super::connection::{Connection, Failure, RowSource};
 use super::error::bad_text;
-use super::frontend::{Bind, Message, Target};
+use super::frontend::{Bind, Message, Target, sync_follows};
 use super::rows::{self, Format};
 
 /// How many prepared statements, and how many portals, a session may keep.
@@ -81,6 +84,11 @@ where
         }
     }
 
+    /// A transaction has failed: what it was about to send is gone.
+    pub(super) fn forget_portals(&mut self) {
+        self.portals.0.clear();
+    }
+
     /// A simple query ends what has no name.
     pub(super) fn forget_unnamed(&mut self) {
         self.statements.0.remove("");
@@ -101,7 +109,10 @@ where
         let types: Vec<_> = types.iter().map(|oid| type_of(*oid)).collect::<Result<_, _>>()?;
         let statement = self.session.parse_one(sql)?;
         let prepared = self.session.prepare(&statement, &types);
-        let prepared = uninterrupted(self.wire.run(&self.cancel, prepared).await)??;
+        let prepared = {
+            let prepared = self.wire.run(&self.cancel, prepared).await;
+            self.uninterrupted(prepared)??
+        };
         self.statements.0.insert(name, prepared);
         self.put(Backend::ParseComplete(ParseComplete::new()))
     }
@@ -194,7 +205,9 @@ where
         if let State::Bound(parameters) = &mut portal.state {
             let parameters = std::mem::take(parameters);
             portal.state = State::Done;
-            match self.execute(&portal.statement, parameters).await? {
+            let alone = sync_follows(&self.wire.input);
+            let series = if alone { Series::Alone } else { Series::Part };
+            match self.execute(&portal.statement, parameters, series).await? {
                 Outcome::Rows { columns, batches, tag, counted } => {
                     let source = RowSource::new(columns, batches, tag, counted);
                     portal.state = State::Rows(Box::new(source));

@@ -146,6 +146,24 @@ pub struct Bind {
     pub result_formats: Vec<i16>,
 }
 
+/// Whether the client has sent a Sync already, with nothing before it that runs a statement.
+pub fn sync_follows(mut input: &[u8]) -> bool {
+    while let [kind, a, b, c, d, ..] = *input {
+        match kind {
+            b'S' => return true,
+            // Close, Describe, Flush.
+            b'C' | b'D' | b'H' => {}
+            _ => return false,
+        }
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        match input.get(length.saturating_add(1)..) {
+            Some(rest) => input = rest,
+            None => return false,
+        }
+    }
+    false
+}
+
 impl Message {
     /// Splits a message off `input`; `None` while it is incomplete.
     ///

@@ -20,13 +20,15 @@
 //!
 //! **Interruptions.** Every wait for the SQL layer ends early when a cancel request comes, the
 //! client closes its connection or the server stops; the wait is dropped, and with it what the
-//! statement holds. A canceled read ends with 57014. A canceled write may already be replicated:
-//! PostgreSQL doesn't interrupt a commit, but here it can wait for a quorum that is gone, so it is
-//! interrupted and the client told that the outcome is unknown (08007), never that it failed.
+//! statement holds. A canceled statement ends with 57014. A canceled commit may already be
+//! replicated: PostgreSQL doesn't interrupt one, but here it can wait for a quorum that is gone, so it
+//! is interrupted and the client told that the outcome is unknown (08007), never that it failed.
 //!
-//! **Caveats.** PostgreSQL runs the statements of one simple query, and the extended messages up
-//! to a Sync, in one implicit transaction; until there are transactions, each statement is its
-//! own. There is no TLS and no password, so the command listens on the loopback address only.
+//! **Transactions.** The statements of one simple query, and the extended messages up to a Sync, are
+//! one transaction unless the client begins and ends others. Every error goes to the session too
+//! ([`Session::fail`](meridian_sql::Session::fail)), for it fails the transaction that it occurs in.
+//!
+//! **Caveats.** There is no TLS and no password, so the command listens on the loopback address only.
 //! Function calls and COPY are refused.
 
 mod cancel;

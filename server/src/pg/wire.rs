@@ -62,6 +62,11 @@ where
         Self { reader, writer, input, output, env, stall, shutdown }
     }
 
+    /// The timers that it goes by.
+    pub fn env(&self) -> Env {
+        Arc::clone(&self.env)
+    }
+
     /// Splits the next message off the input, waiting for it as long as it takes.
     pub async fn receive<M>(
         &mut self,

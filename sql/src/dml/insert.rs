@@ -8,13 +8,13 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::values::{Defaults, Evaluator, is_default};
-use super::{Changes, MAX_BYTES, Write, add_rows, reading_plan, target};
+use super::{Changes, MAX_BYTES, Work, Write, add_rows, reading_plan, target};
 use crate::catalog::TableInfo;
 use crate::codec;
 use crate::error::SqlError;
 use crate::plan::errors::sql_error;
 use crate::plan::planner::Scope;
-use crate::session::{Inference, Parameters, QueryError, Reading, Session, rewritten};
+use crate::session::{Inference, Parameters, QueryError, Reading, rewritten};
 use crate::types::PgType;
 use crate::types::assign::assign_array;
 
@@ -31,11 +31,11 @@ enum Source<'a> {
 }
 
 pub(super) async fn plan(
-    session: &Session,
-    scope: &Scope,
+    work: &Work<'_>,
     insert: &ast::Insert,
     parameters: &Parameters,
 ) -> Result<Write, QueryError> {
+    let Work { session, scope, .. } = *work;
     refuse(insert)?;
     let table = target::table(scope, table_name(insert)?)?;
     let targets = columns(&table, insert)?;
@@ -47,21 +47,22 @@ pub(super) async fn plan(
         Source::Defaults => {
             let arrays = value_columns(&table, &evaluator, &defaults, &[], &[&[]])?;
             add_rows(&table, &codec, &arrays, &mut changes)?;
-            Ok(Write { table, changes, scanned: Vec::new(), count: 1 })
+            Ok(Write { table, changes, count: 1 })
         }
         Source::Rows(rows) => {
             let targets = check_widths(&targets, rows, insert)?;
             let rows: Vec<&[ast::Expr]> = rows.iter().map(|row| row.content.as_slice()).collect();
             let arrays = value_columns(&table, &evaluator, &defaults, targets, &rows)?;
             add_rows(&table, &codec, &arrays, &mut changes)?;
-            Ok(Write { table, changes, scanned: Vec::new(), count: rows.len() as u64 })
+            Ok(Write { table, changes, count: rows.len() as u64 })
         }
         Source::Query(query) => {
-            let plan = reading_plan(scope, &table, query, parameters)?;
+            let plan = reading_plan(scope, query, parameters)?;
             let targets = check_width(&targets, plan.schema().fields().len(), insert)?;
             let types: Vec<PgType> =
                 plan.schema().fields().iter().map(|field| PgType::of_field(field)).collect();
-            let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+            let reading =
+                Reading::run(session, scope, &plan, work.under(&table), MAX_BYTES).await?;
             let mut count = 0;
             for batch in &reading.batches {
                 let rows = batch.num_rows();
@@ -77,8 +78,7 @@ pub(super) async fn plan(
                 add_rows(&table, &codec, &arrays?, &mut changes)?;
                 count += rows as u64;
             }
-            let scanned = reading.statement.take_scanned();
-            Ok(Write { table, changes, scanned, count })
+            Ok(Write { table, changes, count })
         }
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn reading(
     refuse(insert)?;
     let table = target::table(scope, table_name(insert)?)?;
     let plan = match source(insert) {
-        Source::Query(query) => Some(reading_plan(scope, &table, query, parameters)?),
+        Source::Query(query) => Some(reading_plan(scope, query, parameters)?),
         Source::Rows(_) | Source::Defaults => None,
     };
     Ok((table, plan))
@@ -179,6 +179,10 @@ fn table_name(insert: &ast::Insert) -> Result<&ast::ObjectName, SqlError> {
 
 fn refuse(insert: &ast::Insert) -> Result<(), SqlError> {
     let unsupported = [
+        (
+            insert.source.as_ref().is_some_and(|query| !query.locks.is_empty()),
+            "INSERT ... SELECT ... FOR UPDATE",
+        ),
         (insert.on.is_some(), "INSERT ... ON CONFLICT"),
         (insert.returning.is_some(), "INSERT ... RETURNING"),
         (insert.overwrite || insert.replace_into || insert.or.is_some(), "INSERT OR REPLACE"),

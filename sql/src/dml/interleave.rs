@@ -1,71 +1,33 @@
 //! What a write owes to the tables above and below its own.
 //!
 //! A row that is added needs its parent's row, and a row that is taken away must leave none below
-//! it. Both are looked at in the tablet that is written to, where the whole directory is, and what
-//! was seen there goes into the write's read set: the tablet refuses the write if it has changed
-//! meanwhile. The tables concerned go into the request with their versions; why that keeps rows from
-//! being orphaned by gateways with old catalogs is told in [`crate::ddl`].
-//!
-//! What is read here is unconfirmed. So a violation is no error yet: the request goes out without
-//! its changes, and only if the tablet says that everything in it was so, the client is told.
-//!
-//! # Caveats
-//!
-//! A read set knows rows, not whether they exist: an update of the parent's row while a row is added
-//! below makes the tablet refuse the latter, which is then tried again for nothing.
+//! it. Both are looked at under the transaction's locks, so that they stay as they were seen; the tables
+//! concerned go into the commit with their versions. Why that keeps rows from being orphaned by gateways
+//! with old catalogs is told in [`crate::ddl`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use meridian_storage::{KeyRange, TabletId};
-use meridian_truetime::Timestamp;
-use meridian_txn::ReadAt;
+use meridian_storage::KeyRange;
+use meridian_txn::locks::Mode;
 
-use super::Changes;
+use super::{Changes, LOOKUPS, Work};
 use crate::catalog::{CatalogSnapshot, OnDelete, TableInfo};
 use crate::codec;
 use crate::error::{SqlError, SqlState};
-use crate::fragment::Fragment;
 use crate::row::RowCodec;
-use crate::scan::exec::external;
-use crate::session::{QueryError, Session};
+use crate::scan::exec::{Scan, read};
+use crate::scan::provider::locate;
+use crate::scan::{Modes, Reads, StatementContext, Under};
+use crate::session::QueryError;
 use crate::types::SessionFormat;
 
-/// How many rows above are read with one request.
-const ROWS_ABOVE: usize = 1_000;
-
-/// What was found in the tables around the one that a statement writes to.
-#[derive(Default)]
-pub(super) struct Around {
-    /// The tables that mattered, with their versions.
-    pub(super) schema: Vec<(u64, u64)>,
-    /// The rows above that were read, each with the version seen.
-    pub(super) keys: Vec<(Vec<u8>, Option<Timestamp>)>,
-    /// The ranges below that were read.
-    pub(super) ranges: Vec<KeyRange>,
-    /// The lowest timestamp that anything was read at.
-    pub(super) at: Option<Timestamp>,
-    /// Why the statement fails, if what was read holds.
-    pub(super) violation: Option<SqlError>,
-}
-
-impl Around {
-    fn read(&mut self, at: Timestamp) {
-        self.at = Some(self.at.map_or(at, |before| before.min(at)));
-    }
-
-    fn concerns(&mut self, table: &TableInfo) {
-        self.schema.push((table.id, table.version));
-    }
-}
-
-/// A statement's table and tablet, and what looking around them needs.
+/// A statement's table, and what looking around it needs.
 pub(super) struct Place<'s> {
-    pub(super) session: &'s Session,
+    pub(super) work: &'s Work<'s>,
     pub(super) snapshot: &'s CatalogSnapshot,
     pub(super) table: &'s TableInfo,
-    pub(super) tablet: TabletId,
 }
 
 /// Looks at the rows above those that are added and below those that are taken away. With
@@ -74,18 +36,17 @@ pub(super) async fn look(
     place: &Place<'_>,
     changes: &mut Changes,
     cascade: bool,
-) -> Result<Around, QueryError> {
-    let mut around = Around::default();
-    place.look_above(changes, &mut around).await?;
+) -> Result<(), QueryError> {
+    place.look_above(changes).await?;
     let gone: Vec<Vec<u8>> = changes.gone().cloned().collect();
-    if around.violation.is_none() && !gone.is_empty() {
-        place.look_below(place.table, &gone, cascade, changes, &mut around).await?;
+    if !gone.is_empty() {
+        place.look_below(place.table, &gone, cascade, changes).await?;
     }
-    Ok(around)
+    Ok(())
 }
 
 impl Place<'_> {
-    async fn look_above(&self, changes: &Changes, around: &mut Around) -> Result<(), QueryError> {
+    async fn look_above(&self, changes: &Changes) -> Result<(), QueryError> {
         let Some(interleaved) = self.table.interleaved else {
             return Ok(());
         };
@@ -97,18 +58,17 @@ impl Place<'_> {
         if above.is_empty() {
             return Ok(());
         }
-        self.snapshot.ancestors(self.table).for_each(|ancestor| around.concerns(ancestor));
+        let Work { session, txn, .. } = *self.work;
+        for ancestor in self.snapshot.ancestors(self.table) {
+            self.work.planned_under(ancestor)?;
+        }
         let above: Vec<_> = above.into_iter().collect();
-        let tablets = &self.session.engine().tablets;
-        for keys in above.chunks(ROWS_ABOVE) {
-            let read = tablets.get(self.tablet, keys.to_vec(), ReadAt::Unconfirmed).await;
-            let (at, rows) = read.map_err(|error| QueryError::from(external(error.into())))?;
-            around.read(at);
-            for (key, row) in keys.iter().zip(rows) {
-                if row.is_none() && around.violation.is_none() {
-                    around.violation = Some(self.missing(&codec, key));
+        for keys in above.chunks(LOOKUPS) {
+            let rows = txn.get(keys.to_vec(), Mode::Shared, session.lock_wait()).await;
+            for (key, row) in keys.iter().zip(rows.map_err(QueryError::from)?) {
+                if row.is_none() {
+                    return Err(self.missing(&codec, key).into());
                 }
-                around.keys.push((key.clone(), row.map(|row| row.ts)));
             }
         }
         Ok(())
@@ -122,28 +82,23 @@ impl Place<'_> {
         gone: &[Vec<u8>],
         cascade: bool,
         changes: &mut Changes,
-        around: &mut Around,
     ) -> Result<(), QueryError> {
         let codec = codec::row_codec(self.table)?;
         for child in self.snapshot.children(table.id) {
-            around.concerns(child);
+            self.work.planned_under(child)?;
             let below = |key: &Vec<u8>| codec.prefix_below(key, child.id).map(KeyRange::prefix);
             let ranges = gone.iter().map(below).collect::<Result<Vec<_>, _>>()?;
             let on_delete = child.interleaved.map(|interleaved| interleaved.on_delete);
             let cascade = cascade && on_delete == Some(OnDelete::Cascade);
-            let keys = self.keys_in(child, &ranges, !cascade, around).await?;
-            around.ranges.extend(ranges);
+            let keys = self.keys_in(child, ranges, !cascade).await?;
             match keys.first() {
                 // Then there is nothing below those either.
                 None => {}
                 Some(_) if cascade => {
                     keys.into_iter().try_for_each(|key| changes.remove(key))?;
-                    Box::pin(self.look_below(child, gone, cascade, changes, around)).await?;
+                    Box::pin(self.look_below(child, gone, cascade, changes)).await?;
                 }
-                Some(first) => around.violation = Some(still_there(table, child, first)),
-            }
-            if around.violation.is_some() {
-                return Ok(());
+                Some(first) => return Err(still_there(table, child, first).into()),
             }
         }
         Ok(())
@@ -153,27 +108,30 @@ impl Place<'_> {
     async fn keys_in(
         &self,
         table: &Arc<TableInfo>,
-        ranges: &[KeyRange],
+        ranges: Vec<KeyRange>,
         first: bool,
-        around: &mut Around,
     ) -> Result<Vec<Vec<u8>>, QueryError> {
-        let fragment = Fragment {
+        let Work { session, txn, .. } = *self.work;
+        let tablets = &session.engine().tablets;
+        let parts = locate(tablets.as_ref(), ranges).await.map_err(QueryError::from)?;
+        let scan = Scan {
             table: Arc::clone(table),
-            ranges: ranges.to_vec(),
+            parts,
             projection: table.primary_key.clone(),
             filters: Vec::new(),
             limit: first.then_some(1),
             reverse: false,
-            at: ReadAt::Unconfirmed,
         };
-        let read = self.session.engine().tablets.fragment(self.tablet, fragment).await;
-        let mut read = read.map_err(|error| QueryError::from(external(error)))?;
-        around.read(read.at);
+        let mut modes = Modes::default();
+        if !first {
+            modes.set(table.id, Mode::Update);
+        }
+        let reads = Reads::Under(Under::new(txn, modes, session.lock_wait()));
+        let statement = StatementContext::new(reads, session.high_water().clone());
+        let mut batches = read(scan, Arc::clone(tablets), Arc::new(statement));
         let codec = codec::row_codec(table)?;
         let (mut keys, mut size) = (Vec::new(), 0);
-        while let Some(batch) =
-            read.batches.try_next().await.map_err(|error| QueryError::from(external(error)))?
-        {
+        while let Some(batch) = batches.try_next().await? {
             size += batch.get_array_memory_size();
             if size > super::MAX_BYTES {
                 return Err(super::too_large().into());

@@ -7,7 +7,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::values::{Defaults, Evaluator, is_default};
-use super::{Changes, MAX_BYTES, Write, add_rows, reading_plan, target};
+use super::{Changes, MAX_BYTES, Work, Write, add_rows, reading_plan, target};
 use crate::catalog::TableInfo;
 use crate::codec;
 use crate::error::SqlError;
@@ -15,7 +15,7 @@ use crate::plan::errors::sql_error;
 use crate::plan::names::fold;
 use crate::plan::parse::parse_one;
 use crate::plan::planner::Scope;
-use crate::session::{Inference, Parameters, QueryError, Reading, Session, placeholder, rewritten};
+use crate::session::{Inference, Parameters, QueryError, Reading, placeholder, rewritten};
 use crate::types::PgType;
 use crate::types::assign::assign_array;
 
@@ -44,16 +44,16 @@ struct Parts<'a> {
 }
 
 pub(super) async fn plan_update(
-    session: &Session,
-    scope: &Scope,
+    work: &Work<'_>,
     update: &ast::Update,
     parameters: &Parameters,
 ) -> Result<Write, QueryError> {
+    let Work { session, scope, .. } = *work;
     let Parts { table, assignments, query } = parts(scope, update)?;
-    let plan = reading_plan(scope, &table, &query, parameters)?;
+    let plan = reading_plan(scope, &query, parameters)?;
     let types: Vec<PgType> =
         plan.schema().fields().iter().map(|field| PgType::of_field(field)).collect();
-    let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+    let reading = Reading::run(session, scope, &plan, work.under(&table), MAX_BYTES).await?;
     let codec = codec::row_codec(&table)?;
     let evaluator = Evaluator::new(scope, parameters);
     let defaults = Defaults::new(&evaluator, &table)?;
@@ -87,8 +87,7 @@ pub(super) async fn plan_update(
         add_rows(&table, &codec, &new, &mut changes)?;
         count += rows as u64;
     }
-    let scanned = reading.statement.take_scanned();
-    Ok(Write { table, changes, scanned, count })
+    Ok(Write { table, changes, count })
 }
 
 /// The values that are the same for every row.
@@ -109,14 +108,14 @@ fn constants(
 }
 
 pub(super) async fn plan_delete(
-    session: &Session,
-    scope: &Scope,
+    work: &Work<'_>,
     delete: &ast::Delete,
     parameters: &Parameters,
 ) -> Result<Write, QueryError> {
+    let Work { session, scope, .. } = *work;
     let (table, query) = delete_parts(scope, delete)?;
-    let plan = reading_plan(scope, &table, &query, parameters)?;
-    let reading = Reading::run(session, scope, &plan, MAX_BYTES).await?;
+    let plan = reading_plan(scope, &query, parameters)?;
+    let reading = Reading::run(session, scope, &plan, work.under(&table), MAX_BYTES).await?;
     let codec = codec::row_codec(&table)?;
     let mut changes = Changes::default();
     let mut count = 0;
@@ -124,8 +123,7 @@ pub(super) async fn plan_delete(
         codec.keys_of(batch.columns())?.into_iter().try_for_each(|key| changes.remove(key))?;
         count += batch.num_rows() as u64;
     }
-    let scanned = reading.statement.take_scanned();
-    Ok(Write { table, changes, scanned, count })
+    Ok(Write { table, changes, count })
 }
 
 pub(super) fn reading_of_update(
@@ -134,7 +132,7 @@ pub(super) fn reading_of_update(
     parameters: &Parameters,
 ) -> Result<(Arc<TableInfo>, LogicalPlan), SqlError> {
     let Parts { table, query, .. } = parts(scope, update)?;
-    let plan = reading_plan(scope, &table, &query, parameters)?;
+    let plan = reading_plan(scope, &query, parameters)?;
     Ok((table, plan))
 }
 
@@ -144,7 +142,7 @@ pub(super) fn reading_of_delete(
     parameters: &Parameters,
 ) -> Result<(Arc<TableInfo>, LogicalPlan), SqlError> {
     let (table, query) = delete_parts(scope, delete)?;
-    let plan = reading_plan(scope, &table, &query, parameters)?;
+    let plan = reading_plan(scope, &query, parameters)?;
     Ok((table, plan))
 }
 

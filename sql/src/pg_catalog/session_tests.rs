@@ -20,7 +20,7 @@ async fn rows(session: &mut Session, sql: &str) -> Result<Vec<String>, SqlError>
     for statement in session.parse(sql)? {
         let prepared = session.prepare(&statement, &[]).await?;
         let Outcome::Rows { columns, mut batches, .. } =
-            session.execute(&prepared, Vec::new()).await?
+            session.execute(&prepared, Vec::new(), crate::Series::Alone).await?
         else {
             continue;
         };

@@ -64,7 +64,7 @@ pub(crate) fn txn_error(error: &TxnError) -> SqlError {
             SqlState::SERIALIZATION_FAILURE,
             "could not serialize access due to concurrent update",
         )
-        .hint("The statement might succeed if retried."),
+        .hint("The transaction might succeed if retried."),
         TxnError::Moved { .. } => SqlError::new(
             SqlState::CANNOT_CONNECT_NOW,
             "the tablets that the statement touches keep changing",
@@ -73,9 +73,12 @@ pub(crate) fn txn_error(error: &TxnError) -> SqlError {
         .hint("Nothing was changed; the statement might succeed if retried."),
         TxnError::SchemaChanged { .. } | TxnError::NoSuchTablet { .. } => SqlError::new(
             SqlState::SERIALIZATION_FAILURE,
-            "the schema changed while the statement ran",
+            "the schema changed while the transaction ran",
         )
-        .hint("The statement might succeed if retried."),
+        .hint("The transaction might succeed if retried."),
+        TxnError::Locked => {
+            SqlError::new(SqlState::LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout")
+        }
         TxnError::DuplicateKey { .. } => SqlError::new(
             SqlState::UNIQUE_VIOLATION,
             "duplicate key value violates unique constraint",

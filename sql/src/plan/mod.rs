@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod cast;
 pub(crate) mod checked;
 pub(crate) mod clock_functions;
+pub(crate) mod control;
 pub(crate) mod dialect;
 pub(crate) mod errors;
 mod grammar;

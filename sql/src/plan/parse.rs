@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::control::{self, Control};
 use super::grammar::Grammar;
 use crate::error::{SqlError, SqlState};
 
@@ -30,7 +31,17 @@ const DIALECT: Grammar = Grammar;
 #[derive(Clone, Debug)]
 pub struct Statement {
     sql: Arc<str>,
-    ast: Option<Arc<ast::Statement>>,
+    kind: Kind,
+}
+
+/// What a statement is.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    /// Nothing to do.
+    Empty,
+    /// About the transaction that it stands in.
+    Control(Arc<Control>),
+    Sql(Arc<ast::Statement>),
 }
 
 impl Statement {
@@ -40,15 +51,23 @@ impl Statement {
         &self.sql
     }
 
-    /// What was parsed; nothing for an empty statement.
+    /// What was parsed.
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// What sqlparser made of it, unless it is empty or about its transaction.
     pub(crate) fn ast(&self) -> Option<&Arc<ast::Statement>> {
-        self.ast.as_ref()
+        match &self.kind {
+            Kind::Sql(ast) => Some(ast),
+            Kind::Empty | Kind::Control(_) => None,
+        }
     }
 
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ast.is_none()
+        matches!(self.kind, Kind::Empty)
     }
 
     pub(crate) fn shared_sql(&self) -> Arc<str> {
@@ -81,7 +100,7 @@ pub fn parse_one(sql: &str) -> Result<Statement, SqlError> {
     if statements.len() > 1 {
         return Err(SqlError::syntax("cannot insert multiple commands into a prepared statement"));
     }
-    Ok(statements.pop().unwrap_or_else(|| Statement { sql: Arc::from(sql), ast: None }))
+    Ok(statements.pop().unwrap_or_else(|| Statement { sql: Arc::from(sql), kind: Kind::Empty }))
 }
 
 /// Parses a lone expression (a column's default).
@@ -130,7 +149,10 @@ fn parse_piece(
     let end = offsets.byte(sql, last.span.end).max(start);
     let mut parser = parser(tokens.to_vec());
     let located = |e: &ParserError| syntax_error(sql, end, e);
-    let statement = parser.parse_statement().map_err(|e| located(&e))?;
+    let kind = match control::parse(&mut parser).map_err(|e| located(&e))? {
+        Some(control) => Kind::Control(Arc::new(control)),
+        None => Kind::Sql(Arc::new(parser.parse_statement().map_err(|e| located(&e))?)),
+    };
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let position = offsets.character(sql, rest.span.start);
@@ -138,7 +160,7 @@ fn parse_piece(
         return Err(SqlError::syntax(message).position(position));
     }
     let text = sql.get(start..end).unwrap_or(sql);
-    Ok(Some(Statement { sql: Arc::from(text), ast: Some(Arc::new(statement)) }))
+    Ok(Some(Statement { sql: Arc::from(text), kind }))
 }
 
 /// How deep the operators of one level of parentheses nest, as far as it was read: AND, OR and the

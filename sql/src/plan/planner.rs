@@ -192,7 +192,8 @@ fn refuse_locks(query: &ast::Query) -> Result<(), SqlError> {
     }
     match ast::Visit::visit(query, &mut Locks) {
         ControlFlow::Break(lock) => Err(SqlError::unsupported(format!("{lock} is not supported"))
-            .hint("Transactions, and row locks with them, are not there yet.")),
+            .detail("Row locks in a subquery are not supported.")
+            .hint("Put the clause at the end of the whole SELECT.")),
         ControlFlow::Continue(()) => Ok(()),
     }
 }

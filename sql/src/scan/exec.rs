@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -24,14 +25,17 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_storage::KeyRange;
-use meridian_txn::{ReadAt, TabletDescriptor, TxnError};
+use meridian_truetime::Timestamp;
+use meridian_txn::{ReadAt, TabletDescriptor, TxnError, Wait};
 
+use super::own::Own;
 use super::provider::locate;
-use super::statement::{Scanned, StatementContext};
+use super::statement::{Reads, StatementContext, Under};
 use crate::catalog::TableInfo;
 use crate::codec;
-use crate::fragment::Fragment;
-use crate::tablets::{ReadError, Tablets};
+use crate::error::{SqlError, SqlState};
+use crate::fragment::{Access, Fragment};
+use crate::tablets::{FragmentRead, ReadError, Tablets};
 
 /// The ranges of one tablet that a scan reads.
 #[derive(Clone, Debug)]
@@ -141,11 +145,15 @@ const AT_ONCE: usize = 16;
 /// How often a part whose tablet has changed is looked for again.
 const ATTEMPTS: u32 = 20;
 
-type Batches = BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>>;
+pub(crate) type Batches = BoxStream<'static, Result<datafusion::arrow::record_batch::RecordBatch>>;
 
 /// Opens the parts, several at once unless a limit may make most of them needless; their rows come
 /// in the order of the parts.
-fn read(scan: Scan, tablets: Arc<dyn Tablets>, statement: Arc<StatementContext>) -> Batches {
+pub(crate) fn read(
+    scan: Scan,
+    tablets: Arc<dyn Tablets>,
+    statement: Arc<StatementContext>,
+) -> Batches {
     let mut parts = scan.parts.clone();
     if scan.reverse {
         parts.reverse();
@@ -171,38 +179,25 @@ async fn open(
     tablets: Arc<dyn Tablets>,
     statement: Arc<StatementContext>,
 ) -> Result<Batches> {
-    let mut at = statement.read_at();
+    let mut reads = statement.reads().clone();
     let mut waiting = VecDeque::from([part]);
     let mut opened: Vec<Batches> = Vec::new();
     let mut attempts = 0;
     while let Some(part) = waiting.pop_front() {
-        let fragment = Fragment {
-            table: Arc::clone(&scan.table),
-            ranges: part.ranges.clone(),
-            projection: scan.projection.clone(),
-            filters: scan.filters.clone(),
-            limit: scan.limit,
-            reverse: scan.reverse,
-            at,
-        };
-        let tablet = part.tablet.id;
-        match tablets.fragment(tablet, fragment).await {
-            Ok(read) => {
-                statement.saw(Scanned { at: read.at, ranges: part.ranges });
-                opened.push(read.batches.map_err(external).boxed());
-            }
+        let read = match open_in(&scan, &part, tablets.as_ref(), &reads).await {
+            Ok(read) => read,
             Err(ReadError::Txn(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }))
                 if attempts < ATTEMPTS =>
             {
                 attempts += 1;
                 let located = locate(tablets.as_ref(), part.ranges).await;
                 let mut parts = located.map_err(|error| external(ReadError::Txn(error)))?;
-                if let ReadAt::Strong { min } = at
+                if let Reads::At(ReadAt::Strong { min }) = reads
                     && parts.len() > 1
                 {
                     // One leader can't pick the timestamp for another. Nothing was read so far: a
                     // statement that leaves it to a leader has one part.
-                    at = ReadAt::Exact(tablets.now().latest.max(min));
+                    reads = Reads::At(ReadAt::Exact(tablets.now().latest.max(min)));
                 }
                 if scan.reverse {
                     parts.reverse();
@@ -210,11 +205,55 @@ async fn open(
                 for part in parts.into_iter().rev() {
                     waiting.push_front(part);
                 }
+                continue;
             }
             Err(error) => return Err(external(error)),
-        }
+        };
+        statement.saw(read.at);
+        opened.push(read.batches.map_err(external).boxed());
     }
     Ok(futures::stream::iter(opened).flatten().boxed())
+}
+
+/// Opens a part in its tablet.
+async fn open_in(
+    scan: &Scan,
+    part: &Part,
+    tablets: &dyn Tablets,
+    reads: &Reads,
+) -> std::result::Result<FragmentRead, ReadError> {
+    let mut fragment = Fragment {
+        table: Arc::clone(&scan.table),
+        ranges: part.ranges.clone(),
+        projection: scan.projection.clone(),
+        filters: scan.filters.clone(),
+        limit: scan.limit,
+        reverse: scan.reverse,
+        access: Access::At(ReadAt::Exact(Timestamp::MIN)),
+    };
+    let tablet = part.tablet.id;
+    let Under { txn, modes, wait, own } = match reads {
+        Reads::At(at) => {
+            fragment.access = Access::At(*at);
+            return tablets.fragment(tablet, fragment).await;
+        }
+        Reads::Under(under) => under,
+    };
+    let table = &scan.table;
+    txn.planned_under(table.id, table.version)?;
+    let own = Own::over(&mut fragment, own, tablets.env()).await?;
+    let read = txn.fragment(tablet, fragment, modes.of(table.id), *wait).await;
+    let read = read.map_err(|error| match error {
+        ReadError::Txn(TxnError::Locked) if *wait == Wait::For(Duration::ZERO) => {
+            let message = format!("could not obtain lock on row in relation \"{}\"", table.name);
+            SqlError::new(SqlState::LOCK_NOT_AVAILABLE, message).into()
+        }
+        error => error,
+    })?;
+    Ok(match own {
+        None => read,
+        Some(own) => FragmentRead { at: read.at, batches: own.lay(read.batches) },
+    })
 }
 
 fn limited(

@@ -1,11 +1,14 @@
-//! What the scans of one statement share: the timestamp that they read at, and what they have seen.
+//! What the scans of one statement share: how they read, and what the session has seen.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_storage::KeyRange;
 use meridian_truetime::Timestamp;
-use meridian_txn::ReadAt;
+use meridian_txn::locks::Mode;
+use meridian_txn::{Changes, ReadAt, Wait};
+
+use crate::tablets::Transaction;
 
 /// The highest timestamp that a session has seen; its later reads are no older.
 #[derive(Clone, Debug, Default)]
@@ -21,41 +24,67 @@ impl HighWater {
     }
 }
 
-/// What one scan read.
+/// Which locks the scans of a statement take, by table: shared ones where nothing is said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Modes(BTreeMap<u64, Mode>);
+
+impl Modes {
+    pub(crate) fn set(&mut self, table: u64, mode: Mode) {
+        let at = self.0.entry(table).or_insert(mode);
+        *at = mode.max(*at);
+    }
+
+    pub(crate) fn of(&self, table: u64) -> Mode {
+        self.0.get(&table).copied().unwrap_or(Mode::Shared)
+    }
+}
+
+/// Reads in a read-write transaction.
 #[derive(Clone, Debug)]
-pub(crate) struct Scanned {
-    pub(crate) at: Timestamp,
-    pub(crate) ranges: Vec<KeyRange>,
+pub(crate) struct Under {
+    pub(crate) txn: Arc<dyn Transaction>,
+    pub(crate) modes: Modes,
+    pub(crate) wait: Wait,
+    /// What the transaction had written when the statement began.
+    pub(crate) own: Arc<Changes>,
+}
+
+impl Under {
+    pub(crate) fn new(txn: &Arc<dyn Transaction>, modes: Modes, wait: Wait) -> Self {
+        Self { txn: Arc::clone(txn), modes, wait, own: txn.changes() }
+    }
+}
+
+/// How the scans of a statement read.
+#[derive(Clone, Debug)]
+pub(crate) enum Reads {
+    /// The versions of one timestamp.
+    At(ReadAt),
+    /// What is there, under locks.
+    Under(Under),
 }
 
 /// Handed to the scans through DataFusion's task context.
 #[derive(Debug)]
 pub(crate) struct StatementContext {
-    read_at: ReadAt,
+    reads: Reads,
     high_water: HighWater,
-    scanned: Mutex<Vec<Scanned>>,
 }
 
 impl StatementContext {
-    pub(crate) fn new(read_at: ReadAt, high_water: HighWater) -> Self {
-        Self { read_at, high_water, scanned: Mutex::default() }
+    pub(crate) fn new(reads: Reads, high_water: HighWater) -> Self {
+        Self { reads, high_water }
     }
 
-    pub(crate) fn read_at(&self) -> ReadAt {
-        self.read_at
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
     }
 
-    /// A scan's leader answered. An unconfirmed read is remembered, for its write to be validated
-    /// against; only when that write commits has the session seen anything.
-    pub(crate) fn saw(&self, scanned: Scanned) {
-        if self.read_at == ReadAt::Unconfirmed {
-            self.scanned.lock().unwrap_or_else(PoisonError::into_inner).push(scanned);
-        } else {
-            self.high_water.raise(scanned.at);
+    /// A scan's leader answered. What is read under locks the session has seen when the transaction
+    /// ends.
+    pub(crate) fn saw(&self, at: Timestamp) {
+        if let Reads::At(_) = self.reads {
+            self.high_water.raise(at);
         }
-    }
-
-    pub(crate) fn take_scanned(&self) -> Vec<Scanned> {
-        std::mem::take(&mut self.scanned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -2,20 +2,22 @@
 
 mod calls;
 mod computing;
+mod locking;
 mod outcome;
 mod parameters;
 mod query;
 mod settings;
+mod transaction;
 mod utility;
 
 pub(crate) use calls::cluster_call;
 pub use outcome::{ColumnDescription, Notice, Outcome, TransactionStatus};
 pub(crate) use parameters::{Inference, placeholder};
 pub(crate) use query::{
-    QueryError, Reading, Staleness, bind, physical_plan, plan, read_at, rewritten, start,
-    tablet_table,
+    QueryError, Reading, Staleness, bind, physical_plan, plan, rewritten, start,
 };
 pub use settings::SERVER_VERSION;
+pub use transaction::Series;
 pub(crate) use utility::rows as result_rows;
 
 use std::collections::BTreeMap;
@@ -29,13 +31,15 @@ use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
 use meridian_truetime::{EnvironmentExt, Moment};
+use meridian_txn::locks::Age;
 
 use self::settings::Settings;
+use self::transaction::Block;
 use crate::catalog::CatalogSnapshot;
 use crate::engine::Engine;
 use crate::error::{SqlError, SqlState};
 use crate::pg_catalog::{PgCatalog, SessionInfo};
-use crate::plan::parse::{self, Statement};
+use crate::plan::parse::{self, Kind, Statement};
 use crate::plan::planner::{Relations, Scope, expr_planners};
 use crate::scan::HighWater;
 use crate::types::{PgType, SessionFormat, TimeZone};
@@ -67,6 +71,12 @@ pub struct Session {
     high_water: HighWater,
     notices: Vec<Notice>,
     changes: Vec<(String, String)>,
+    /// The transaction of several statements that is open.
+    block: Option<Block>,
+    /// The age of a transaction that lost a conflict, for the next one.
+    retries: Option<Age>,
+    /// A commit is under way.
+    committing: bool,
     /// DataFusion's state with this session's functions, for one snapshot and epoch.
     prepared_state: Mutex<Option<PreparedState>>,
 }
@@ -159,6 +169,9 @@ impl Session {
             high_water: HighWater::default(),
             notices: Vec::new(),
             changes: Vec::new(),
+            block: None,
+            retries: None,
+            committing: false,
             prepared_state: Mutex::default(),
         })
     }
@@ -188,6 +201,10 @@ impl Session {
         statement: &Statement,
         parameter_types: &[Option<PgType>],
     ) -> Result<Prepared, SqlError> {
+        match statement.kind() {
+            Kind::Control(_) | Kind::Empty => {}
+            Kind::Sql(_) => self.check_not_failed()?,
+        }
         let catalog = self.engine.catalog.snapshot().version;
         let described = match self.describe(statement, parameter_types) {
             Err(error) if catalog_may_lag(&error) => {
@@ -232,7 +249,8 @@ impl Session {
         parameters::describe(self, &scope, sql, ast, given)
     }
 
-    /// Runs a statement.
+    /// Runs a statement. Whoever calls says of any error ([`Session::fail`]), and of the end of a
+    /// series ([`Session::finish`]).
     ///
     /// # Errors
     /// Whatever is wrong with it. An error can also come from the stream of its rows.
@@ -240,11 +258,17 @@ impl Session {
         &mut self,
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
+        series: Series,
     ) -> Result<Outcome, SqlError> {
-        let Some(ast) = prepared.inner.statement.ast() else {
-            return Ok(Outcome::Empty);
+        let ast = match prepared.inner.statement.kind() {
+            Kind::Empty => return Ok(Outcome::Empty),
+            Kind::Control(control) => {
+                let control = Arc::clone(control);
+                return self.control(&control).await;
+            }
+            Kind::Sql(ast) => Arc::clone(ast),
         };
-        let ast = Arc::clone(ast);
+        self.check_not_failed()?;
         let types = prepared.inner.parameters.clone();
         if types.len() != parameters.len() {
             let message = format!(
@@ -257,14 +281,16 @@ impl Session {
         let parameters = Parameters { types, values: parameters };
         let env = Arc::clone(self.engine.tablets.env());
         let timeout = self.settings.statement_timeout();
-        let run = AssertUnwindSafe(self.run(prepared, &ast, &parameters)).catch_unwind();
+        let run = AssertUnwindSafe(self.run(prepared, &ast, &parameters, series)).catch_unwind();
         let run = run.map(|outcome| outcome.unwrap_or_else(|panic| Err(panicked(&*panic))));
         let Some(timeout) = timeout else {
             return run.await;
         };
         let deadline = env.moment().plus(timeout);
-        let outcome = env.timeout(timeout, run).await.map_err(|_| timed_out())??;
-        Ok(until(outcome, env, deadline))
+        match env.timeout(timeout, run).await {
+            Ok(outcome) => Ok(until(outcome?, env, deadline)),
+            Err(_) => Err(self.interrupted("canceling statement due to statement timeout")),
+        }
     }
 
     async fn run(
@@ -272,24 +298,53 @@ impl Session {
         prepared: &Prepared,
         ast: &ast::Statement,
         parameters: &Parameters,
+        series: Series,
     ) -> Result<Outcome, SqlError> {
         match ast {
             ast::Statement::Query(query) => {
                 if let Some(call) = cluster_call(query) {
                     return call.run(self, parameters).await;
                 }
+                if series == Series::Part || !query.locks.is_empty() {
+                    self.open_series();
+                }
+                self.use_block();
                 let sql = prepared.inner.statement.shared_sql();
                 let outcome = query::select(self, Some(sql), query, parameters).await?;
                 same_columns(prepared, &outcome)?;
                 Ok(outcome)
             }
-            ast::Statement::Insert(insert) => dml::insert(self, insert, parameters).await,
-            ast::Statement::Update(update) => dml::update(self, update, parameters).await,
-            ast::Statement::Delete(delete) => dml::delete(self, delete, parameters).await,
-            ast::Statement::CreateTable(create) => ddl::create_table(self, create).await,
-            ast::Statement::AlterTable(alter) => ddl::alter_table(self, alter).await,
-            ast::Statement::Drop { .. } => ddl::drop(self, ast).await,
-            ast::Statement::Explain { .. } => explain::explain(self, ast, parameters).await,
+            ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => {
+                let statement = dml::Dml::of(ast)?;
+                self.check_may_write(statement.verb())?;
+                if series == Series::Part {
+                    self.open_series();
+                }
+                self.use_block();
+                dml::run(self, &statement, parameters).await
+            }
+            ast::Statement::CreateTable(create) => {
+                self.check_may_write("CREATE TABLE")?;
+                self.stand_alone("CREATE TABLE").await?;
+                ddl::create_table(self, create).await
+            }
+            ast::Statement::AlterTable(alter) => {
+                self.check_may_write("ALTER TABLE")?;
+                self.stand_alone("ALTER TABLE").await?;
+                ddl::alter_table(self, alter).await
+            }
+            ast::Statement::Drop { .. } => {
+                self.check_may_write("DROP TABLE")?;
+                self.stand_alone("DROP TABLE").await?;
+                ddl::drop(self, ast).await
+            }
+            ast::Statement::Explain { .. } => {
+                if series == Series::Part {
+                    self.open_series();
+                }
+                self.use_block();
+                explain::explain(self, ast, parameters).await
+            }
             other => utility::run(self, other),
         }
     }
@@ -299,7 +354,8 @@ impl Session {
         let snapshot = self.engine.catalog.snapshot();
         let PreparedState { mut state, relations, format, planners, .. } =
             self.state_for(&snapshot);
-        let now = self.engine.tablets.now().middle().to_utc();
+        let began = self.block.as_ref().map(|block| block.began);
+        let now = began.unwrap_or_else(|| self.engine.tablets.now().middle()).to_utc();
         let options = Arc::clone(state.config_options());
         let properties = state.execution_props_mut();
         properties.mark_start_execution(options);
@@ -383,10 +439,10 @@ impl Session {
         self.notices.push(notice);
     }
 
-    /// Whether a transaction block is open.
+    /// How long the client may take between two statements of a transaction.
     #[must_use]
-    pub fn transaction_status(&self) -> TransactionStatus {
-        TransactionStatus::Idle
+    pub fn idle_timeout(&self) -> Option<std::time::Duration> {
+        self.block.as_ref().and(self.settings.idle_in_transaction_timeout())
     }
 
     /// What the client is to be told since the last call.
@@ -426,7 +482,8 @@ fn register(state: &mut SessionState, function: datafusion::logical_expr::Scalar
 pub(crate) fn catalog_may_lag(error: &SqlError) -> bool {
     let code = error.sqlstate.code();
     let of_the_schema = code.starts_with("22") || code.starts_with("42") || code == "3F000";
-    of_the_schema || error.sqlstate == SqlState::NOT_NULL_VIOLATION
+    of_the_schema
+        || [SqlState::NOT_NULL_VIOLATION, SqlState::FOREIGN_KEY_VIOLATION].contains(&error.sqlstate)
 }
 
 /// A result that no longer is what the client was told would break it.

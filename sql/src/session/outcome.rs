@@ -107,7 +107,7 @@ impl Notice {
     }
 }
 
-/// Whether a transaction block is open. None ever is, as long as BEGIN is refused.
+/// Whether a transaction block is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionStatus {
     /// Outside of a transaction block.

@@ -18,8 +18,9 @@ use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use meridian_txn::{ReadAt, TxnError};
+use meridian_txn::{ReadAt, TxnError, Wait};
 
+use super::locking::Locking;
 use super::{
     ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, computing, panicked,
 };
@@ -28,10 +29,10 @@ use crate::meridian_schema;
 use crate::pg_catalog;
 use crate::plan::cache::{CachedPlan, PlanKey};
 use crate::plan::dialect;
-use crate::plan::errors::{sql_error, txn_cause};
+use crate::plan::errors::{sql_error, txn_cause, txn_error};
 use crate::plan::names::name_columns;
 use crate::plan::planner::Scope;
-use crate::scan::{ScanExec, StatementContext, TabletTable};
+use crate::scan::{Modes, Reads, ScanExec, StatementContext, TabletTable, Under};
 
 /// How often a query is planned again because the catalog or the directory had moved on.
 const ATTEMPTS: usize = 4;
@@ -94,11 +95,17 @@ impl From<SqlError> for QueryError {
 impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
         match txn_cause(&error) {
-            Some(TxnError::NoSuchTablet { .. } | TxnError::SchemaChanged { .. }) => {
-                Self { sql: sql_error(&error), staleness: Staleness::Certain }
-            }
-            _ => sql_error(&error).into(),
+            Some(cause) => cause.clone().into(),
+            None => sql_error(&error).into(),
         }
+    }
+}
+
+impl From<TxnError> for QueryError {
+    fn from(error: TxnError) -> Self {
+        let old = matches!(error, TxnError::NoSuchTablet { .. } | TxnError::SchemaChanged { .. });
+        let staleness = if old { Staleness::Certain } else { Staleness::No };
+        Self { sql: txn_error(&error), staleness }
     }
 }
 
@@ -109,6 +116,8 @@ async fn try_select(
     parameters: &Parameters,
 ) -> Result<Outcome, QueryError> {
     let mut scope = session.scope();
+    let locking = Locking::of(session, &scope, query)?;
+    let query = &locking.query;
     let mut planned = plan(session, &scope, sql.clone(), query, parameters)?;
     if shows_catalog(&planned)? {
         // What is shown has to be there for every gateway, also what another has just created.
@@ -121,10 +130,7 @@ async fn try_select(
     let plan = planned;
     let columns = ColumnDescription::of_schema(plan.schema());
     let physical = physical_plan(&scope, &plan).await?;
-    let statement = Arc::new(StatementContext::new(
-        read_at(session, physical.as_ref()),
-        session.high_water.clone(),
-    ));
+    let statement = session.reading(physical.as_ref(), locking.modes, locking.wait);
     let mut batches = start(session, &scope, physical, statement)?;
     // With the first batch the query is on its way; until then it can begin again.
     let first = batches.try_next().await?;
@@ -185,6 +191,8 @@ pub(super) fn template(
 /// The query as DataFusion understands it.
 pub(crate) fn rewritten(query: &ast::Query) -> Result<ast::Query, SqlError> {
     let mut query = query.clone();
+    // Whoever runs it sees to them.
+    query.locks.clear();
     name_columns(&mut query);
     dialect::rewrite(&mut query);
     pg_catalog::rewrite_query(&mut query)?;
@@ -271,9 +279,26 @@ pub(crate) async fn physical_plan(
     scope.state.query_planner().create_physical_plan(plan, &scope.state).await
 }
 
+impl Session {
+    /// How the scans of a query read: in a transaction, or at a timestamp.
+    pub(crate) fn reading(
+        &self,
+        plan: &dyn ExecutionPlan,
+        modes: Modes,
+        wait: Wait,
+    ) -> Arc<StatementContext> {
+        let reads = match (self.block_txn(), self.block_reads_at()) {
+            (Some(txn), _) => Reads::Under(Under::new(txn, modes, wait)),
+            (None, Some(at)) => Reads::At(ReadAt::Exact(at)),
+            (None, None) => Reads::At(read_at(self, plan)),
+        };
+        Arc::new(StatementContext::new(reads, self.high_water.clone()))
+    }
+}
+
 /// A lone scan of one tablet leaves the timestamp to its leader; else all scans read at one that
 /// is chosen here.
-pub(crate) fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
+fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
     let (mut parts, mut repeats) = (0, false);
     survey(plan, &mut parts, &mut repeats);
     let min = session.high_water.get();
@@ -326,10 +351,9 @@ fn computes(plan: &dyn ExecutionPlan) -> bool {
     !passes_on || plan.children().into_iter().any(|child| computes(child.as_ref()))
 }
 
-/// The rows that a write was computed from, and what was read for them.
+/// The rows that a write is computed from.
 pub(crate) struct Reading {
     pub(crate) batches: Vec<RecordBatch>,
-    pub(crate) statement: Arc<StatementContext>,
 }
 
 impl Reading {
@@ -338,12 +362,13 @@ impl Reading {
         session: &Session,
         scope: &Scope,
         plan: &LogicalPlan,
+        under: Under,
         limit: usize,
     ) -> Result<Self, QueryError> {
         let physical = physical_plan(scope, plan).await?;
-        let statement =
-            Arc::new(StatementContext::new(ReadAt::Unconfirmed, session.high_water.clone()));
-        let mut stream = start(session, scope, physical, Arc::clone(&statement))?;
+        let high_water = session.high_water.clone();
+        let statement = Arc::new(StatementContext::new(Reads::Under(under), high_water));
+        let mut stream = start(session, scope, physical, statement)?;
         let (mut batches, mut size) = (Vec::new(), 0);
         while let Some(batch) = stream.try_next().await? {
             size += batch.get_array_memory_size();
@@ -355,6 +380,6 @@ impl Reading {
             }
             batches.push(batch);
         }
-        Ok(Self { batches, statement })
+        Ok(Self { batches })
     }
 }

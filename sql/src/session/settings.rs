@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meridian_txn::CommitProtocol;
+
 use crate::error::{SqlError, SqlState};
 use crate::types::TimeZone;
 
@@ -78,7 +80,13 @@ const SETTINGS: &[Setting] = &[
     setting("default_table_access_method", "heap", Kind::Text, false, "Accepted."),
     setting("default_tablespace", "", Kind::Text, false, "Accepted; there is one place only."),
     setting("default_transaction_isolation", "serializable", ISOLATION, false, "As asked for."),
-    setting("default_transaction_read_only", "off", Kind::Bool, true, "Accepted."),
+    setting(
+        "default_transaction_read_only",
+        "off",
+        Kind::Bool,
+        true,
+        "Whether transactions only read where nothing else is said.",
+    ),
     setting(
         "extra_float_digits",
         "1",
@@ -86,7 +94,13 @@ const SETTINGS: &[Setting] = &[
         false,
         "Floats are always written so that they are read back exactly.",
     ),
-    setting("idle_in_transaction_session_timeout", "0", Kind::Duration, false, "Accepted."),
+    setting(
+        "idle_in_transaction_session_timeout",
+        "0",
+        Kind::Duration,
+        false,
+        "The longest time between two statements of a transaction.",
+    ),
     setting("in_hot_standby", "off", Kind::ReadOnly, true, "Whether the server only reads."),
     setting("integer_datetimes", "on", Kind::ReadOnly, true, "Times are integers."),
     setting(
@@ -98,8 +112,15 @@ const SETTINGS: &[Setting] = &[
     ),
     setting("is_superuser", "on", Kind::ReadOnly, true, "Whether the user may do everything."),
     setting("lc_collate", "C", Kind::ReadOnly, false, "How text sorts: by its bytes."),
-    setting("lock_timeout", "0", Kind::Duration, false, "Accepted."),
+    setting("lock_timeout", "0", Kind::Duration, false, "The longest wait for a lock."),
     setting("max_identifier_length", "63", Kind::ReadOnly, false, "The longest name."),
+    setting(
+        "meridian.commit_protocol",
+        "commit_wait",
+        Kind::Choice(&["commit_wait", "two_phase"]),
+        false,
+        "How transactions choose their timestamps, and whether they wait for them to pass.",
+    ),
     setting("row_security", "on", Kind::Bool, false, "Accepted."),
     setting("search_path", "\"$user\", public", Kind::Text, false, "Where names are looked for."),
     setting("server_encoding", "UTF8", Kind::ReadOnly, true, "The server's character set."),
@@ -117,14 +138,22 @@ const SETTINGS: &[Setting] = &[
     setting("synchronous_commit", "on", Kind::Text, false, "Always on."),
     setting("TimeZone", "UTC", Kind::Zone, true, "The zone in which timestamptz is written."),
     setting("transaction_isolation", "serializable", ISOLATION, false, "Always serializable."),
-    setting("transaction_read_only", "off", Kind::Bool, false, "Accepted."),
+    setting(
+        "transaction_read_only",
+        "off",
+        Kind::Bool,
+        false,
+        "Whether the transaction only reads.",
+    ),
     setting("xmloption", "content", Kind::Text, false, "Accepted."),
 ];
 
 /// The values of one session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     changed: BTreeMap<&'static str, String>,
+    /// SET LOCAL: until the transaction ends.
+    local: BTreeMap<&'static str, String>,
     /// What RESET goes back to: given at the connection's start.
     initial: BTreeMap<&'static str, String>,
 }
@@ -133,7 +162,7 @@ impl Settings {
     /// The defaults.
     pub(crate) fn new(user: &str) -> Self {
         let initial = BTreeMap::from([("session_authorization", user.to_owned())]);
-        Self { changed: BTreeMap::new(), initial }
+        Self { changed: BTreeMap::new(), local: BTreeMap::new(), initial }
     }
 
     /// A value given at the connection's start. Unknown names are ignored, as drivers send many.
@@ -159,7 +188,8 @@ impl Settings {
     }
 
     fn value<'s>(&'s self, setting: &'s Setting) -> &'s str {
-        let given = self.changed.get(setting.name).or_else(|| self.initial.get(setting.name));
+        let maps = [&self.local, &self.changed, &self.initial];
+        let given = maps.into_iter().find_map(|map| map.get(setting.name));
         given.map_or(setting.default, String::as_str)
     }
 
@@ -173,13 +203,28 @@ impl Settings {
         name: &str,
         value: &str,
     ) -> Result<Option<(String, String)>, SqlError> {
+        self.set_for(name, value, false)
+    }
+
+    /// The same; with `local`, until the end of the transaction.
+    pub(crate) fn set_for(
+        &mut self,
+        name: &str,
+        value: &str,
+        local: bool,
+    ) -> Result<Option<(String, String)>, SqlError> {
         let setting = find(name).ok_or_else(|| unknown(name))?;
         if matches!(setting.kind, Kind::ReadOnly) {
             let message = format!("parameter \"{}\" cannot be changed", setting.name);
             return Err(SqlError::new(SqlState::CANT_CHANGE_RUNTIME_PARAM, message));
         }
         let value = normalized(setting, value)?;
-        self.changed.insert(setting.name, value.clone());
+        if local {
+            self.local.insert(setting.name, value.clone());
+        } else {
+            self.local.remove(setting.name);
+            self.changed.insert(setting.name, value.clone());
+        }
         Ok(setting.reported.then(|| (setting.name.to_owned(), value)))
     }
 
@@ -189,14 +234,15 @@ impl Settings {
     /// `42704` for an unknown name.
     pub(crate) fn reset(&mut self, name: &str) -> Result<Option<(String, String)>, SqlError> {
         let setting = find(name).ok_or_else(|| unknown(name))?;
-        let changed = self.changed.remove(setting.name).is_some();
+        let changed = self.local.remove(setting.name).is_some();
+        let changed = self.changed.remove(setting.name).is_some() || changed;
         let report = changed && setting.reported;
         Ok(report.then(|| (setting.name.to_owned(), self.value(setting).to_owned())))
     }
 
     /// Everything back to its initial value.
     pub(crate) fn reset_all(&mut self) -> Vec<(String, String)> {
-        let changed: Vec<_> = self.changed.keys().copied().collect();
+        let changed: Vec<_> = self.changed.keys().chain(self.local.keys()).copied().collect();
         changed.into_iter().filter_map(|name| self.reset(name).ok().flatten()).collect()
     }
 
@@ -215,9 +261,39 @@ impl Settings {
         self.get("TimeZone").map_or("UTC", |(_, zone)| zone)
     }
 
+    /// The transaction is over: what was set for it is forgotten.
+    pub(crate) fn end_local(&mut self) {
+        self.local.clear();
+    }
+
+    pub(crate) fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_ok_and(|(_, value)| value == "on")
+    }
+
     pub(crate) fn statement_timeout(&self) -> Option<Duration> {
-        let millis = self.get("statement_timeout").ok()?.1.parse().ok()?;
+        self.timeout("statement_timeout")
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Option<Duration> {
+        self.timeout("lock_timeout")
+    }
+
+    pub(crate) fn idle_in_transaction_timeout(&self) -> Option<Duration> {
+        self.timeout("idle_in_transaction_session_timeout")
+    }
+
+    /// None stands for none.
+    fn timeout(&self, name: &str) -> Option<Duration> {
+        let millis = self.get(name).ok()?.1.parse().ok()?;
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    /// How the session's transactions commit.
+    pub(crate) fn protocol(&self) -> CommitProtocol {
+        match self.get("meridian.commit_protocol") {
+            Ok((_, "two_phase")) => CommitProtocol::TwoPhase,
+            _ => CommitProtocol::CommitWait,
+        }
     }
 
     /// The schemas in which unqualified names are looked for.

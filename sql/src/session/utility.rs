@@ -8,8 +8,8 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
-use super::{ColumnDescription, Outcome, Session};
-use crate::error::SqlError;
+use super::{ColumnDescription, Notice, Outcome, Session, TransactionStatus};
+use crate::error::{SqlError, SqlState};
 use crate::plan::errors::sql_error;
 use crate::plan::names::fold;
 use crate::types::PgType;
@@ -58,13 +58,17 @@ pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<O
         }
         Statement::ShowVariable { variable } if is_all(variable) => show_all(session),
         Statement::ShowVariable { variable } => {
-            let (name, value) = session.settings.get(&shown_name(variable))?;
+            let (name, mut value) = session.settings.get(&shown_name(variable))?;
+            if name == "transaction_read_only" {
+                value = if session.is_read_only() { "on" } else { "off" };
+            }
             let columns = vec![ColumnDescription::new(name, PgType::Text)];
             let value: ArrayRef = Arc::new(StringArray::from(vec![value]));
             rows(columns, vec![value], "SHOW", false)
         }
         Statement::Discard { object_type } => {
             if matches!(object_type, ast::DiscardObject::ALL) {
+                session.check_outside("DISCARD ALL")?;
                 let changes = session.settings.reset_all();
                 changed(session, changes);
             }
@@ -73,12 +77,6 @@ pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<O
         // Prepared statements belong to the connection; PREPARE is refused, so there is none here.
         Statement::Deallocate { name, .. } => {
             done(if fold(name) == "all" { "DEALLOCATE ALL" } else { "DEALLOCATE" })
-        }
-        Statement::StartTransaction { .. } => Err(no_transactions("BEGIN")),
-        Statement::Commit { .. } => Err(no_transactions("COMMIT")),
-        Statement::Rollback { .. } => Err(no_transactions("ROLLBACK")),
-        Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
-            Err(no_transactions("SAVEPOINT"))
         }
         Statement::Prepare { .. } | Statement::Execute { .. } => {
             Err(SqlError::unsupported("PREPARE and EXECUTE as statements are not supported")
@@ -90,12 +88,6 @@ pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<O
             Err(SqlError::unsupported(format!("{} is not supported", words.join(" "))))
         }
     }
-}
-
-fn no_transactions(what: &str) -> SqlError {
-    SqlError::unsupported(format!("{what} is not supported yet"))
-        .detail("Transaction blocks are not there yet; each statement is a transaction.")
-        .hint("Turn autocommit on in the client.")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every statement may fail but these")]
@@ -110,8 +102,22 @@ fn changed(session: &mut Session, changes: impl IntoIterator<Item = (String, Str
 
 fn run_set(session: &mut Session, set: &ast::Set) -> Result<Outcome, SqlError> {
     match set {
-        ast::Set::SingleAssignment { variable, values, .. } => {
+        ast::Set::SingleAssignment { scope, variable, values, .. } => {
             let name = object_name(variable);
+            let local = matches!(scope, Some(ast::ContextModifier::Local));
+            if local && session.transaction_status() == TransactionStatus::Idle {
+                let code = SqlState::NO_ACTIVE_SQL_TRANSACTION;
+                let message = "SET LOCAL can only be used in transaction blocks";
+                session.notice(Notice { severity: "WARNING", ..Notice::new(code, message) });
+                return done("SET");
+            }
+            if name.eq_ignore_ascii_case("transaction_read_only") {
+                let value = setting_value(values)?;
+                session.settings.clone().set(&name, &value)?;
+                let on = matches!(value.to_lowercase().as_str(), "on" | "true" | "yes" | "1");
+                session.set_read_only(on)?;
+                return done("SET");
+            }
             let is_default = matches!(
                 values.as_slice(),
                 [ast::Expr::Identifier(ident)] if ident.value.eq_ignore_ascii_case("default")
@@ -119,7 +125,7 @@ fn run_set(session: &mut Session, set: &ast::Set) -> Result<Outcome, SqlError> {
             let change = if is_default {
                 session.settings.reset(&name)?
             } else {
-                session.settings.set(&name, &setting_value(values)?)?
+                session.settings.set_for(&name, &setting_value(values)?, local)?
             };
             changed(session, change);
         }
@@ -136,8 +142,6 @@ fn run_set(session: &mut Session, set: &ast::Set) -> Result<Outcome, SqlError> {
             let change = session.settings.reset("client_encoding")?;
             changed(session, change);
         }
-        // Levels and modes are accepted; everything runs as serializable.
-        ast::Set::SetTransaction { snapshot: None, .. } => {}
         other => {
             return Err(SqlError::unsupported(format!("SET {other} is not supported")));
         }

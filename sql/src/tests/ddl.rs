@@ -8,7 +8,7 @@ use super::{run, with_bench};
 fn tables_come_and_go() {
     with_bench(|mut b| async move {
         let created = b
-            .run(
+            .each(
                 "create table T (b text not null default 'x', a int primary key, c numeric(10,2));
                  create table if not exists t (a int primary key);
                  create table t (a int primary key);

@@ -6,6 +6,7 @@ mod explain;
 mod interleave;
 mod queries;
 mod sessions;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::codec;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::fake::{FakeCluster, FakeTablets, in_world};
-use crate::session::{Outcome, Session, SessionParameters};
+use crate::session::{Outcome, Series, Session, SessionParameters};
 use crate::types::PgType;
 
 /// An engine over tablets in memory, and one session.
@@ -45,6 +46,16 @@ impl Bench {
     /// Runs a text and writes down what comes of it.
     pub(crate) async fn run(&mut self, sql: &str) -> String {
         run(&mut self.session, sql).await
+    }
+
+    /// Runs the statements of a text one by one, whatever becomes of each.
+    pub(crate) async fn each(&mut self, sql: &str) -> String {
+        let statements = self.session.parse(sql).expect("parses");
+        let mut outputs = Vec::new();
+        for statement in statements {
+            outputs.push(self.run(statement.sql()).await);
+        }
+        outputs.join("\n")
     }
 
     /// Runs a text that must succeed.
@@ -75,14 +86,24 @@ pub(crate) async fn run(session: &mut Session, sql: &str) -> String {
         Err(error) => return format!("ERROR {error:?}"),
     };
     let mut lines = Vec::new();
-    for statement in statements {
-        let result = match session.prepare(&statement, &[]).await {
-            Ok(prepared) => session.execute(&prepared, Vec::new()).await,
+    let series = if statements.len() == 1 { Series::Alone } else { Series::Part };
+    let last = statements.len();
+    for (place, statement) in statements.iter().enumerate() {
+        let result = match session.prepare(statement, &[]).await {
+            Ok(prepared) => session.execute(&prepared, Vec::new(), series).await,
             Err(error) => Err(error),
         };
-        collect(result, &mut lines).await;
+        let mut error = collect(result, &mut lines).await;
+        if error.is_none() && place + 1 == last {
+            error = session.finish().await.err();
+            lines.extend(error.iter().map(|error| format!("ERROR {error:?}")));
+        }
         for notice in session.take_notices() {
             lines.push(format!("{} {}: {}", notice.severity, notice.sqlstate, notice.message));
+        }
+        if let Some(error) = error {
+            session.fail(&error);
+            break;
         }
     }
     lines.join("\n")
@@ -97,7 +118,7 @@ pub(crate) async fn run_with(
 ) -> String {
     let statement = session.parse_one(sql).expect("parses");
     let result = match session.prepare(&statement, types).await {
-        Ok(prepared) => session.execute(&prepared, values).await,
+        Ok(prepared) => session.execute(&prepared, values, Series::Alone).await,
         Err(error) => Err(error),
     };
     let mut lines = Vec::new();
@@ -105,16 +126,23 @@ pub(crate) async fn run_with(
     lines.join("\n")
 }
 
-async fn collect(result: Result<Outcome, SqlError>, lines: &mut Vec<String>) {
+/// The error, if it came to one.
+async fn collect(result: Result<Outcome, SqlError>, lines: &mut Vec<String>) -> Option<SqlError> {
     match result {
-        Err(error) => lines.push(format!("ERROR {error:?}")),
+        Err(error) => {
+            lines.push(format!("ERROR {error:?}"));
+            return Some(error);
+        }
         Ok(Outcome::Empty) => lines.push("(empty)".to_owned()),
         Ok(Outcome::Done { tag }) => lines.push(tag),
         Ok(Outcome::Rows { columns, batches, .. }) => {
             let names: Vec<_> = columns.iter().map(|c| c.name.as_str()).collect();
             lines.push(format!("[{}]", names.join("|")));
             match batches.try_collect::<Vec<_>>().await {
-                Err(error) => lines.push(format!("ERROR {error:?}")),
+                Err(error) => {
+                    lines.push(format!("ERROR {error:?}"));
+                    return Some(error);
+                }
                 Ok(batches) => {
                     for batch in batches {
                         for row in 0..batch.num_rows() {
@@ -134,6 +162,7 @@ async fn collect(result: Result<Outcome, SqlError>, lines: &mut Vec<String>) {
             }
         }
     }
+    None
 }
 
 /// Runs a scenario over a fresh engine in virtual time.

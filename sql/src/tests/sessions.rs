@@ -6,13 +6,13 @@ use futures::StreamExt;
 
 use super::{run, run_with, with_bench};
 use crate::ScalarValue;
-use crate::session::Outcome;
+use crate::session::{Outcome, Series};
 
 #[test]
 fn settings_are_set_shown_and_reset() {
     with_bench(|mut b| async move {
         let output = b
-            .run(
+            .each(
                 "set application_name to 'x'; show application_name; reset application_name;
                  show application_name; show transaction isolation level; set time zone 'Europe/Rome';
                  show timezone; set search_path to public, other; show search_path;
@@ -40,7 +40,7 @@ fn the_clusters_functions_run_when_executed_only() {
         let statement = b.session.parse_one("select meridian.stop_node(3)").expect("parses");
         let prepared = b.session.prepare(&statement, &[]).await.expect("prepares");
         assert!(b.cluster.calls.lock().expect("no panics").is_empty());
-        b.session.execute(&prepared, vec![]).await.expect("runs");
+        b.session.execute(&prepared, vec![], Series::Alone).await.expect("runs");
         assert_eq!(b.ok("select meridian.start_node(3)").await, "[start_node]\nt");
         assert_eq!(*b.cluster.calls.lock().expect("no panics"), ["stop n3", "start n3"]);
         assert_eq!(
@@ -107,7 +107,7 @@ fn dropping_the_rows_stops_the_reading() {
         let statement = b.session.parse_one("select * from t").expect("parses");
         let prepared = b.session.prepare(&statement, &[]).await.expect("prepares");
         let before = b.tablets.reads.load(Ordering::Relaxed);
-        let outcome = b.session.execute(&prepared, vec![]).await.expect("runs");
+        let outcome = b.session.execute(&prepared, vec![], Series::Alone).await.expect("runs");
         let Outcome::Rows { mut batches, .. } = outcome else {
             panic!("not rows");
         };

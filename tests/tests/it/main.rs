@@ -11,5 +11,6 @@ mod layering;
 mod nodes;
 mod processes;
 mod protocol;
+mod transactions;
 mod types;
 mod virtual_time;

@@ -13,52 +13,126 @@
 //!   voted yet: they end with [`TxnError::Conflict`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use meridian_storage::{KeyRange, TabletId};
-use meridian_truetime::{EnvironmentExt, Timestamp};
+use meridian_truetime::{Env, Moment, Timestamp};
+use tokio::sync::OwnedMutexGuard;
 
-use super::{Effect, PATIENCE, PAUSE};
-use crate::command::{
-    Mutation, Request, Row, ScanRequest, ScanResult, TxnLock, WholeTxn, WriteRequest,
-};
-use crate::commit::{Anchor, Commit, CommitProtocol, Decided, Fate, Part, Prepare, Vote};
+use super::Effect;
+use super::buffer::{Changes, Savepoint, WriteBuffer, changes_within, row_of};
+use crate::command::{Request, Row, ScanRequest, ScanResult, TxnLock};
+use crate::commit::CommitProtocol;
 use crate::error::TxnError;
 use crate::locks::{Age, Mode, Stamp, TxnId};
 use crate::node::Node;
 
-/// How often tablets hear that a transaction lives.
-const ALIVE: Duration = Duration::from_secs(1);
-
-/// How often a node looks after the transactions of the tablets that it leads, while there are some
-/// and while there are none.
-const LOOK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
-
-/// A coordinator decides nothing later than so long after the commit was asked for.
-const EXPIRES: Duration = Duration::from_secs(10);
-
 /// How often a read looks for the tablets that cover it, after they were split or merged.
 const ROUTES: u32 = 20;
 
-/// Where a transaction has locks.
-type Held = Arc<Mutex<BTreeSet<TabletId>>>;
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How long to wait for a lock that another transaction holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Until it is granted.
+    #[default]
+    Forever,
+    /// So long; not at all, if that is zero.
+    For(Duration),
+}
+
+impl Wait {
+    fn until(self, env: &Env) -> Option<Moment> {
+        match self {
+            Self::Forever => None,
+            Self::For(wait) => Some(env.moment().plus(wait)),
+        }
+    }
+}
+
+/// The tablets in which a transaction has locks, or may have.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<BTreeMap<TabletId, Arc<Begun>>>);
+
+/// Whether a transaction has locks in a tablet for certain.
+#[derive(Debug, Default)]
+struct Begun {
+    certainly: AtomicBool,
+    /// Held while it asks for the first ones. Only that request may find the tablet without any: if
+    /// there were two, the second could take locks after the first one's were lost, and nobody would
+    /// know that they had been.
+    first: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TabletId, Arc<Begun>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn all(&self) -> BTreeSet<TabletId> {
+        self.lock().keys().copied().collect()
+    }
+
+    pub(super) fn certain(&self) -> BTreeSet<TabletId> {
+        let held = self.lock();
+        let certain = held.iter().filter(|(_, begun)| begun.certainly.load(Ordering::Acquire));
+        certain.map(|(tablet, _)| *tablet).collect()
+    }
+}
 
 /// A read-write transaction. Dropped, it is rolled back.
 #[derive(Debug)]
 pub struct Transaction {
-    node: Arc<Node>,
-    stamp: Stamp,
-    protocol: CommitProtocol,
+    pub(super) node: Arc<Node>,
+    pub(super) stamp: Stamp,
+    pub(super) protocol: CommitProtocol,
+    state: Mutex<State>,
+    pub(super) held: Arc<Held>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
     /// The commit timestamp lies above this: what the session, and this transaction, has seen.
-    after: Timestamp,
-    schema: BTreeMap<u64, u64>,
-    held: Held,
-    /// The changes so far; at most one per key.
-    writes: BTreeMap<Vec<u8>, Mutation>,
+    pub(super) after: Timestamp,
+    pub(super) schema: BTreeMap<u64, u64>,
+    pub(super) writes: WriteBuffer,
+    /// How long its commit waits for locks.
+    pub(super) wait: Wait,
     /// It has ended, or the commit was asked for.
-    over: bool,
+    pub(super) over: bool,
+}
+
+/// A request for locks in one tablet.
+#[derive(Debug)]
+pub struct Locking {
+    env: Env,
+    stamp: Stamp,
+    mode: Mode,
+    begun: Arc<Begun>,
+    until: Option<Moment>,
+    _first: Option<OwnedMutexGuard<()>>,
+}
+
+impl Locking {
+    /// What to send to the tablet.
+    #[must_use]
+    pub fn lock(&self) -> TxnLock {
+        let begun = self.begun.certainly.load(Ordering::Acquire);
+        let (stamp, mode) = (self.stamp, self.mode);
+        let wait = self.until.map_or(FOR_EVER, |until| until.since(self.env.moment()));
+        TxnLock { stamp, mode, begun, wait }
+    }
+
+    /// Whether to ask again after this error: another has the locks, and there is time left.
+    #[must_use]
+    pub fn goes_on(&self, error: &TxnError) -> bool {
+        *error == TxnError::Locked && self.until.is_none_or(|until| self.env.moment() < until)
+    }
 }
 
 impl Node {
@@ -78,135 +152,28 @@ impl Node {
     ) -> Transaction {
         let mut stamp = self.new_stamp();
         stamp.age = age.unwrap_or(stamp.age);
-        let held = Held::default();
-        let (weak, alive) = (Arc::downgrade(self), Arc::downgrade(&held));
-        self.env().spawn(keep_alive(weak, stamp.id, alive));
+        let state = State {
+            after,
+            schema: BTreeMap::new(),
+            writes: WriteBuffer::default(),
+            wait: Wait::Forever,
+            over: false,
+        };
         Transaction {
             node: Arc::clone(self),
             stamp,
             protocol,
-            after,
-            schema: BTreeMap::new(),
-            held,
-            writes: BTreeMap::new(),
-            over: false,
+            state: Mutex::new(state),
+            held: Arc::default(),
         }
-    }
-
-    pub(crate) fn send_vote(
-        &self,
-        coordinator: TabletId,
-        txn: TxnId,
-        by: TabletId,
-        vote: Vote,
-    ) -> BoxFuture<'_, Result<(), TxnError>> {
-        let request = Request::Vote { tablet: coordinator, txn, by, vote };
-        Box::pin(self.ask_leader(coordinator, request, Effect::Repeatable))
-    }
-
-    /// Tells participants the outcome of a transaction; whether all know it now.
-    pub(crate) fn tell_outcome(
-        &self,
-        txn: TxnId,
-        participants: Vec<TabletId>,
-        commit: Option<Timestamp>,
-        protocol: CommitProtocol,
-    ) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            let tell = participants.into_iter().map(|tablet| async move {
-                let request = Request::Finish { tablet, txn, commit, protocol };
-                let told = self.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
-                // What is gone had nothing prepared when it went.
-                told.is_ok() || self.directory().is_gone(tablet)
-            });
-            join_all(tell).await.into_iter().all(|told| told)
-        })
-    }
-
-    /// The outcome of a transaction, from the tablet that holds its anchor by now.
-    async fn outcome_of(&self, txn: TxnId, anchor: &Anchor) -> Result<Fate, TxnError> {
-        let tablet = self.tablet_of(anchor).await?.id;
-        let request = Request::Inquire { tablet, txn, anchor: anchor.clone() };
-        self.ask_leader(tablet, request, Effect::Repeatable).await
-    }
-}
-
-/// Tells tablets that a transaction lives, for as long as it does.
-async fn keep_alive(node: Weak<Node>, txn: TxnId, held: Weak<Mutex<BTreeSet<TabletId>>>) {
-    loop {
-        let Some(pause) = node.upgrade().map(|node| node.env().sleep(ALIVE)) else { return };
-        pause.await;
-        let (Some(node), Some(held)) = (node.upgrade(), held.upgrade()) else { return };
-        let tablets = held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        drop(held);
-        for tablet in tablets {
-            let telling = Arc::clone(&node);
-            node.env().spawn(async move {
-                let request = Request::Alive { tablet, txns: vec![txn] };
-                let _ = telling.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
-            });
-        }
-    }
-}
-
-/// Looks after the transactions of the tablets that are led here, for as long as the node lives.
-pub(crate) async fn look_after(node: Weak<Node>) {
-    let mut pause = LOOK.1;
-    loop {
-        let Some(pausing) = node.upgrade().map(|node| node.env().sleep(pause)) else { return };
-        pausing.await;
-        let Some(node) = node.upgrade() else { return };
-        pause = LOOK.1;
-        for tablet in node.open_tablets() {
-            let Some(chores) = tablet.look_after() else { continue };
-            pause = LOOK.0;
-            for doubt in chores.doubts {
-                let (node, tablet) = (Arc::clone(&node), tablet.clone());
-                node.env().clone().spawn(async move {
-                    if doubt.pressed {
-                        let (tablet, txn) = (doubt.coordinator, doubt.txn);
-                        let press = Request::Press { tablet, txn };
-                        let _ = node.ask_leader::<()>(tablet, press, Effect::Repeatable).await;
-                    }
-                    if !doubt.overdue {
-                        return;
-                    }
-                    let commit = match node.outcome_of(doubt.txn, &doubt.anchor).await {
-                        Ok(Fate::Committed(at)) => Some(at),
-                        Ok(Fate::Aborted) => None,
-                        Ok(Fate::Pending) | Err(_) => return,
-                    };
-                    // Under which protocol isn't asked: to wait is always right.
-                    let _ = tablet.settle(doubt.txn, commit, CommitProtocol::CommitWait).await;
-                });
-            }
-            for Decided { txn, commit, participants, protocol, .. } in chores.tell {
-                let (telling, tablet) = (Arc::clone(&node), tablet.clone());
-                node.env().spawn(async move {
-                    let all = telling.tell_outcome(txn, participants, commit, protocol).await;
-                    tablet.told(txn, all);
-                });
-            }
-            if !chores.forget.is_empty() {
-                let tablet = tablet.clone();
-                node.env().spawn(async move {
-                    let _ = tablet.forget(chores.forget).await;
-                });
-            }
-        }
-    }
-}
-
-fn row(mutation: &Mutation) -> Option<Row> {
-    match mutation {
-        Mutation::Insert { key, value } | Mutation::Put { key, value } => {
-            Some(Row { key: key.clone(), ts: Timestamp::MAX, value: value.clone() })
-        }
-        Mutation::Delete { .. } => None,
     }
 }
 
 impl Transaction {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Who it is.
     #[must_use]
     pub fn id(&self) -> TxnId {
@@ -219,19 +186,123 @@ impl Transaction {
         self.stamp.age
     }
 
+    /// Everything that it has seen was committed up to here.
+    #[must_use]
+    pub fn seen(&self) -> Timestamp {
+        self.state().after
+    }
+
     /// It was planned under this version of a table's schema.
-    pub fn planned_under(&mut self, table: u64, version: u64) {
-        self.schema.insert(table, version);
+    ///
+    /// # Errors
+    /// [`TxnError::SchemaChanged`] if an earlier part of it was planned under another.
+    pub fn planned_under(&self, table: u64, version: u64) -> Result<(), TxnError> {
+        match *self.state().schema.entry(table).or_insert(version) {
+            before if before == version => Ok(()),
+            _ => Err(TxnError::SchemaChanged { table }),
+        }
     }
 
-    fn holds(&self, tablet: TabletId) -> bool {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(&tablet)
+    /// How long its commit waits for the locks that it hasn't got yet.
+    pub fn set_wait(&self, wait: Wait) {
+        self.state().wait = wait;
     }
 
-    /// Asks for locks in a tablet; from here on it is one that this transaction concerns.
-    fn lock(&self, tablet: TabletId, mode: Mode) -> TxnLock {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        TxnLock { stamp: self.stamp, mode, begun: !held.insert(tablet) }
+    /// Its changes so far; later ones are not seen there.
+    #[must_use]
+    pub fn changes(&self) -> Arc<Changes> {
+        Arc::clone(self.state().writes.changes())
+    }
+
+    /// About how many bytes its changes take.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.state().writes.size()
+    }
+
+    /// A place to go back to.
+    pub fn savepoint(&self) -> Savepoint {
+        self.state().writes.savepoint()
+    }
+
+    /// Takes back all changes since; its locks stay.
+    pub fn roll_back_to(&self, savepoint: Savepoint) {
+        self.state().writes.roll_back(savepoint);
+    }
+
+    /// Prepares to ask for locks in a tablet; from here on it is one that this transaction concerns.
+    /// What comes of it is to be told by [`Transaction::granted`].
+    ///
+    /// # Errors
+    /// [`TxnError::Conflict`] when it is over.
+    pub async fn locking(
+        &self,
+        tablet: TabletId,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Locking, TxnError> {
+        if self.state().over {
+            return Err(TxnError::Conflict);
+        }
+        let env = Arc::clone(self.node.env());
+        let until = wait.until(&env);
+        let begun = {
+            let mut held = self.held.lock();
+            if held.is_empty() {
+                self.node.transactions().insert(self.stamp.id, Arc::downgrade(&self.held));
+            }
+            Arc::clone(held.entry(tablet).or_default())
+        };
+        let mut first = None;
+        if !begun.certainly.load(Ordering::Acquire) {
+            let asking = Arc::clone(&begun.first).lock_owned().await;
+            first = (!begun.certainly.load(Ordering::Acquire)).then_some(asking);
+        }
+        Ok(Locking { env, stamp: self.stamp, mode, begun, until, _first: first })
+    }
+
+    /// A request for the locks that a commit needs.
+    pub(super) fn last_locks(&self, tablet: TabletId, wait: Wait) -> Locking {
+        let env = Arc::clone(self.node.env());
+        let until = wait.until(&env);
+        let begun = self.held.lock().get(&tablet).cloned().unwrap_or_default();
+        let (stamp, mode) = (self.stamp, Mode::Exclusive);
+        Locking { env, stamp, mode, begun, until, _first: None }
+    }
+
+    /// A tablet has granted locks, and answered what it had then.
+    #[expect(clippy::needless_pass_by_value, reason = "the request is over")]
+    pub fn granted(&self, locking: Locking, at: Timestamp) {
+        let mut state = self.state();
+        state.after = state.after.max(at);
+        locking.begun.certainly.store(true, Ordering::Release);
+    }
+
+    /// Asks a tablet for something under locks.
+    async fn ask_locked<T, F>(
+        &self,
+        tablet: TabletId,
+        mode: Mode,
+        wait: Wait,
+        request: F,
+    ) -> Result<T, TxnError>
+    where
+        T: serde::de::DeserializeOwned + Send,
+        F: Fn(TxnLock) -> Request + Send,
+    {
+        let locking = self.locking(tablet, mode, wait).await?;
+        loop {
+            let request = request(locking.lock());
+            let asked = self.node.ask_leader(tablet, request, Effect::Repeatable).await;
+            match asked {
+                Err(error) if locking.goes_on(&error) => {}
+                Err(error) => return Err(error),
+                Ok((at, answer)) => {
+                    self.granted(locking, at);
+                    return Ok(answer);
+                }
+            }
+        }
     }
 
     /// Reads rows by their keys, its own changes included; nobody else writes them until it ends. With
@@ -240,14 +311,16 @@ impl Transaction {
     /// # Errors
     /// [`TxnError::Conflict`] when it has lost its locks: begin anew.
     pub async fn get(
-        &mut self,
+        &self,
         keys: Vec<Vec<u8>>,
         mode: Mode,
+        wait: Wait,
     ) -> Result<Vec<Option<Row>>, TxnError> {
         let mut found: BTreeMap<Vec<u8>, Option<Row>> = BTreeMap::new();
+        let own = self.changes();
         for key in &keys {
-            if let Some(mutation) = self.writes.get(key) {
-                found.insert(key.clone(), row(mutation));
+            if let Some(mutation) = own.get(key) {
+                found.insert(key.clone(), row_of(mutation));
             }
         }
         for _ in 0..ROUTES {
@@ -259,21 +332,14 @@ impl Transaction {
             if by_tablet.is_empty() {
                 return Ok(keys.iter().map(|key| found.get(key).cloned().flatten()).collect());
             }
-            let reads = by_tablet.into_iter().map(|(tablet, keys)| {
-                let lock = self.lock(tablet, mode);
-                let request = Request::LockedGet { tablet, lock, keys: keys.clone() };
-                let node = Arc::clone(&self.node);
-                async move {
-                    let read = node.ask_leader(tablet, request, Effect::Repeatable).await;
-                    read.map(|(at, rows): (Timestamp, Vec<Option<Row>>)| (at, keys, rows))
-                }
+            let reads = by_tablet.into_iter().map(|(tablet, keys)| async move {
+                let request = |lock| Request::LockedGet { tablet, lock, keys: keys.clone() };
+                let rows: Vec<Option<Row>> = self.ask_locked(tablet, mode, wait, request).await?;
+                Ok((keys, rows))
             });
             for read in join_all(reads).await {
                 match read {
-                    Ok((at, keys, rows)) => {
-                        self.after = self.after.max(at);
-                        found.extend(keys.into_iter().zip(rows));
-                    }
+                    Ok((keys, rows)) => found.extend(keys.into_iter().zip(rows)),
                     Err(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }) => {
                         self.node.refresh_directory().await?;
                     }
@@ -289,21 +355,27 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TxnError::Conflict`] when it has lost its locks: begin anew.
-    pub async fn scan(&mut self, range: KeyRange, mode: Mode) -> Result<Vec<Row>, TxnError> {
+    pub async fn scan(
+        &self,
+        range: KeyRange,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Vec<Row>, TxnError> {
+        let own = self.changes();
         let mut rows: BTreeMap<Vec<u8>, Row> = BTreeMap::new();
         let mut rest = range.clone();
         let mut attempts = 0;
         while !rest.is_empty() {
             let tablets = self.node.tablets(&rest).await?;
             let Some(first) = tablets.first() else { break };
-            let part = rest.intersect(&first.range);
-            let read = crate::command::ReadAt::Exact(Timestamp::MAX);
-            let scan =
-                ScanRequest { range: part.clone(), at: read, limit: u64::MAX, reverse: false };
-            let request =
-                Request::LockedScan { tablet: first.id, lock: self.lock(first.id, mode), scan };
-            let page = self.node.ask_leader(first.id, request, Effect::Repeatable).await;
-            let page: ScanResult = match page {
+            let (tablet, part) = (first.id, rest.intersect(&first.range));
+            let request = |lock| {
+                let read = crate::command::ReadAt::Exact(Timestamp::MAX);
+                let (limit, reverse) = (u64::MAX, false);
+                let scan = ScanRequest { range: part.clone(), at: read, limit, reverse };
+                Request::LockedScan { tablet, lock, scan }
+            };
+            let page: ScanResult = match self.ask_locked(tablet, mode, wait, request).await {
                 Ok(page) => page,
                 Err(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. })
                     if attempts < ROUTES =>
@@ -314,7 +386,6 @@ impl Transaction {
                 }
                 Err(error) => return Err(error),
             };
-            self.after = self.after.max(page.at);
             let last = page.rows.last().map(|row| row.key.clone());
             rows.extend(page.rows.into_iter().map(|row| (row.key.clone(), row)));
             rest.start = match (page.more, last, part.end) {
@@ -323,11 +394,8 @@ impl Transaction {
                 (_, _, None) => break,
             };
         }
-        for (key, mutation) in self.writes.range(range.start.clone()..) {
-            if !range.contains(key) {
-                break;
-            }
-            match row(mutation) {
+        for (key, mutation) in changes_within(&own, &range) {
+            match row_of(mutation) {
                 Some(row) => drop(rows.insert(key.clone(), row)),
                 None => drop(rows.remove(key)),
             }
@@ -340,208 +408,24 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TxnError::DuplicateKey`] if this transaction has written such a row already.
-    pub fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TxnError> {
-        let new = match self.writes.get(&key) {
-            None => Mutation::Insert { key: key.clone(), value },
-            Some(Mutation::Delete { .. }) => Mutation::Put { key: key.clone(), value },
-            Some(_) => return Err(TxnError::DuplicateKey { key }),
-        };
-        self.writes.insert(key, new);
-        Ok(())
+    pub fn insert(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TxnError> {
+        self.state().writes.insert(key, value)
     }
 
     /// Adds or replaces a row.
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        let inserted = matches!(self.writes.get(&key), Some(Mutation::Insert { .. }));
-        let new = if inserted {
-            Mutation::Insert { key: key.clone(), value }
-        } else {
-            Mutation::Put { key: key.clone(), value }
-        };
-        self.writes.insert(key, new);
+    pub fn put(&self, key: Vec<u8>, value: Vec<u8>) {
+        self.state().writes.put(key, value);
     }
 
     /// Removes a row, if it exists.
-    pub fn delete(&mut self, key: Vec<u8>) {
-        self.writes.insert(key.clone(), Mutation::Delete { key });
-    }
-
-    /// Commits; the commit timestamp. It is [`Timestamp::MIN`] if nothing was written.
-    ///
-    /// # Errors
-    /// [`TxnError::Unknown`] when it may have been committed; otherwise it was not, and
-    /// [`TxnError::Conflict`] says that it is worth another attempt.
-    pub async fn commit(mut self) -> Result<Timestamp, TxnError> {
-        self.over = true;
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut parts: BTreeMap<TabletId, Vec<Mutation>> =
-            held.iter().map(|tablet| (*tablet, Vec::new())).collect();
-        for (key, mutation) in std::mem::take(&mut self.writes) {
-            let routed = self.node.tablet_of(&key).await;
-            let tablet = match routed {
-                Ok(descriptor) => descriptor.id,
-                Err(error) => {
-                    self.release(&held);
-                    return Err(error);
-                }
-            };
-            parts.entry(tablet).or_default().push(mutation);
-        }
-        let writers = parts.values().filter(|mutations| !mutations.is_empty()).count();
-        let outcome = match (parts.len(), writers) {
-            (_, 0) => return self.confirm(&held).await,
-            (1, _) => self.commit_in_one(parts).await,
-            _ => self.commit_in_many(parts).await,
-        };
-        if let Err(error) = &outcome
-            && !matches!(error, TxnError::Unknown { .. })
-        {
-            self.release(&held);
-        }
-        match outcome {
-            // It was split or merged since.
-            Err(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }) => Err(TxnError::Conflict),
-            outcome => outcome,
-        }
-    }
-
-    /// Ends a transaction that has written nothing: all that it has read was so at one time, if its
-    /// locks are all there still.
-    async fn confirm(&self, held: &BTreeSet<TabletId>) -> Result<Timestamp, TxnError> {
-        let floor = self.after;
-        let ends = held.iter().map(|tablet| {
-            let request = Request::End { tablet: *tablet, txn: self.stamp.id, held: true, floor };
-            self.node.ask_leader::<()>(*tablet, request, Effect::Once)
-        });
-        for end in join_all(ends).await {
-            if end.is_err() {
-                self.release(held);
-                return Err(TxnError::Conflict);
-            }
-        }
-        Ok(Timestamp::MIN)
-    }
-
-    async fn commit_in_one(
-        &self,
-        parts: BTreeMap<TabletId, Vec<Mutation>>,
-    ) -> Result<Timestamp, TxnError> {
-        let Some((tablet, mutations)) = parts.into_iter().next() else {
-            return Err(TxnError::Internal("a commit of nothing".to_owned()));
-        };
-        let txn =
-            WholeTxn { stamp: self.stamp, begun: self.holds(tablet), protocol: self.protocol };
-        self.node
-            .write(WriteRequest {
-                tablet,
-                schema: self.schema.clone().into_iter().collect(),
-                reads: crate::command::ReadSet::default(),
-                mutations,
-                after: self.after,
-                txn: Some(txn),
-            })
-            .await
-    }
-
-    async fn commit_in_many(
-        &self,
-        parts: BTreeMap<TabletId, Vec<Mutation>>,
-    ) -> Result<Timestamp, TxnError> {
-        let node = &self.node;
-        let expires = node.clock().now().latest.plus(EXPIRES);
-        let writes = |part: &(&TabletId, &Vec<Mutation>)| !part.1.is_empty();
-        // The nearest of those that write: the answer comes from there.
-        let near = |tablet: TabletId| {
-            let leader = node.leader_hint(tablet);
-            let known = node.members().iter().find(|member| Some(member.id) == leader);
-            known.map_or(Duration::MAX, |member| {
-                if member.id == node.id() { Duration::ZERO } else { member.round_trip }
-            })
-        };
-        let coordinator = parts.iter().filter(writes).map(|(tablet, _)| *tablet);
-        let Some(coordinator) = coordinator.min_by_key(|tablet| (near(*tablet), *tablet)) else {
-            return Err(TxnError::Internal("a commit of nothing".to_owned()));
-        };
-        let anchor: Anchor = parts[&coordinator][0].key().to_vec();
-        let participants: Vec<TabletId> =
-            parts.keys().copied().filter(|tablet| *tablet != coordinator).collect();
-        let schema: Vec<(u64, u64)> = self.schema.clone().into_iter().collect();
-        let mut parts: BTreeMap<TabletId, Part> = parts
-            .into_iter()
-            .map(|(tablet, mutations)| {
-                let (begun, schema) = (self.holds(tablet), schema.clone());
-                (tablet, Part { tablet, txn: self.stamp, begun, schema, mutations })
-            })
-            .collect();
-        let Some(part) = parts.remove(&coordinator) else {
-            return Err(TxnError::Internal("a coordinator of nothing".to_owned()));
-        };
-        let prepares = parts.into_iter().map(|(tablet, part)| {
-            let prepare = Prepare { part, coordinator, anchor: anchor.clone() };
-            async move {
-                let request = Request::Prepare(prepare);
-                let asked = node.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
-                if asked.is_err() {
-                    // Nobody waits for it then.
-                    let vote = Err(TxnError::Conflict);
-                    let _ = node.send_vote(coordinator, self.stamp.id, tablet, vote).await;
-                }
-            }
-        });
-        let commit = Commit {
-            part,
-            anchor: anchor.clone(),
-            participants,
-            protocol: self.protocol,
-            after: self.after,
-            expires,
-        };
-        let commit = node.ask_leader(coordinator, Request::Commit(commit), Effect::Once);
-        let prepares = std::pin::pin!(join_all(prepares));
-        let commit = std::pin::pin!(commit);
-        // The answer may come without all of them: when one refuses.
-        let outcome = match futures::future::select(commit, prepares).await {
-            futures::future::Either::Left((outcome, _)) => outcome,
-            futures::future::Either::Right((_, commit)) => commit.await,
-        };
-        match outcome {
-            Err(TxnError::Unknown { reason }) => self.learn(&anchor, reason).await,
-            outcome => outcome,
-        }
-    }
-
-    /// What became of it, if that can be learned.
-    async fn learn(&self, anchor: &Anchor, reason: String) -> Result<Timestamp, TxnError> {
-        let node = &self.node;
-        let give_up = node.env().moment().plus(PATIENCE * 2);
-        while node.env().moment() < give_up {
-            match node.outcome_of(self.stamp.id, anchor).await {
-                Ok(Fate::Committed(at)) => return Ok(at),
-                Ok(Fate::Aborted) => return Err(TxnError::Conflict),
-                Ok(Fate::Pending) | Err(_) => node.env().sleep(PAUSE.1).await,
-            }
-        }
-        Err(TxnError::Unknown { reason })
-    }
-
-    /// Gives the locks up that have not been voted on.
-    fn release(&self, held: &BTreeSet<TabletId>) {
-        for tablet in held.iter().copied() {
-            let (node, txn) = (Arc::clone(&self.node), self.stamp.id);
-            self.node.env().spawn(async move {
-                let floor = Timestamp::MIN;
-                let request = Request::End { tablet, txn, held: false, floor };
-                let _ = node.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
-            });
-        }
+    pub fn delete(&self, key: Vec<u8>) {
+        self.state().writes.delete(key);
     }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.over {
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.release(&held);
-        }
+        self.roll_back();
+        self.node.transactions().remove(&self.stamp.id);
     }
 }

@@ -18,7 +18,7 @@ use crate::commit::{
     Tally, Vote,
 };
 use crate::error::TxnError;
-use crate::locks::{Mode, Stamp, TxnId};
+use crate::locks::{Mode, Patience, Stamp, TxnId};
 
 /// Transactions whose gateway is silent for so long are over.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,11 @@ const MANY: usize = 1_000;
 
 fn remembered(decided: Decided) -> Remembered {
     Remembered { decided, telling: false, told: false }
+}
+
+/// Whoever doesn't wait doesn't wound either.
+pub(super) fn patience(wait: Duration) -> Patience {
+    if wait.is_zero() { Patience::None } else { Patience::Wait }
 }
 
 /// What others are told of a vote that was refused.
@@ -127,22 +132,20 @@ impl Tablet {
         stamp: Stamp,
         range: KeyRange,
         mode: Mode,
+        patience: Patience,
     ) -> Result<(), TxnError> {
-        leadership.locks.acquire(self.inner.env.moment(), stamp, range, mode).await
+        leadership.locks.acquire(self.inner.env.moment(), stamp, range, mode, patience).await
     }
 
-    /// Lets a request wait for its locks for a while; `None` when that is over. What it has by then,
-    /// it keeps, for the gateway asks again.
+    /// Lets a request wait for its locks, so long at most, and no longer than the gateway waits for an
+    /// answer; [`TxnError::Locked`] when that is over. What it has by then, it keeps, for the gateway
+    /// may ask again.
     pub(super) async fn patiently<T: Send>(
         &self,
-        locks: impl Future<Output = T> + Send,
-    ) -> Option<T> {
-        self.inner.env.timeout(LOCK_WAIT, locks).await.ok()
-    }
-
-    pub(super) fn locked_by_another(&self) -> TxnError {
-        let reason = "another transaction has locked the keys".to_owned();
-        TxnError::Unavailable { tablet: self.inner.id, reason }
+        wait: Duration,
+        locks: impl Future<Output = Result<T, TxnError>> + Send,
+    ) -> Result<T, TxnError> {
+        self.inner.env.timeout(wait.min(LOCK_WAIT), locks).await.unwrap_or(Err(TxnError::Locked))
     }
 
     /// Takes the locks that a transaction needs to write these, and to have read those.
@@ -153,20 +156,22 @@ impl Tablet {
         begun: bool,
         shared: Vec<KeyRange>,
         mutations: &[Mutation],
+        patience: Patience,
     ) -> Result<(), TxnError> {
         if begun && !leadership.locks.knows(stamp.id) {
             return Err(TxnError::Conflict);
         }
         for range in shared {
-            self.lock(leadership, stamp, range, Mode::Shared).await?;
+            self.lock(leadership, stamp, range, Mode::Shared, patience).await?;
         }
         let keys: BTreeSet<&[u8]> = mutations.iter().map(Mutation::key).collect();
         if let (Some(first), Some(last), true) = (keys.first(), keys.last(), keys.len() > MANY) {
             let hull = KeyRange { start: first.to_vec(), end: Some([last, &[0][..]].concat()) };
-            return self.lock(leadership, stamp, hull, Mode::Exclusive).await;
+            return self.lock(leadership, stamp, hull, Mode::Exclusive, patience).await;
         }
         for key in keys {
-            self.lock(leadership, stamp, KeyRange::point(key.to_vec()), Mode::Exclusive).await?;
+            let key = KeyRange::point(key.to_vec());
+            self.lock(leadership, stamp, key, Mode::Exclusive, patience).await?;
         }
         Ok(())
     }
@@ -179,7 +184,9 @@ impl Tablet {
     ) -> Result<TabletRead, TxnError> {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
-        let TxnLock { stamp, mode, begun } = lock;
+        let TxnLock { stamp, mode, begun, wait } = lock;
+        // What an earlier leader wrote last may not have passed yet, and nobody holds locks on it.
+        self.wait(&leadership, |oracle| oracle.visible() >= leadership.inherited).await;
         if begun && !leadership.locks.knows(stamp.id) {
             return Err(TxnError::Conflict);
         }
@@ -188,11 +195,11 @@ impl Tablet {
         }
         let locks = async {
             for range in &ranges {
-                self.lock(&leadership, stamp, range.clone(), mode).await?;
+                self.lock(&leadership, stamp, range.clone(), mode, patience(wait)).await?;
             }
-            Ok::<(), TxnError>(())
+            Ok(())
         };
-        self.patiently(locks).await.ok_or_else(|| self.locked_by_another())??;
+        self.patiently(wait, locks).await?;
         // All that has committed here is at or below it.
         let at = leadership.oracle().floor();
         let snapshot = inner.data.snapshot()?;
@@ -225,7 +232,7 @@ impl Tablet {
         let inner = &self.inner;
         let Prepare { part, coordinator, anchor } = prepare;
         let Part { txn, begun, schema, mutations, .. } = part;
-        self.lock_all(leadership, txn, begun, Vec::new(), &mutations).await?;
+        self.lock_all(leadership, txn, begun, Vec::new(), &mutations, Patience::Wait).await?;
         let open = Arc::clone(&leadership.gate).read_owned().await;
         if !leadership.locks.pin(txn.id) {
             return Err(TxnError::Conflict);
@@ -311,7 +318,8 @@ impl Tablet {
         let Commit { part, anchor, participants, protocol, expires, .. } = commit;
         let Part { txn, begun, schema, mutations, .. } = part;
         {
-            let locks = self.lock_all(leadership, txn, begun, Vec::new(), &mutations);
+            let (shared, wait) = (Vec::new(), Patience::Wait);
+            let locks = self.lock_all(leadership, txn, begun, shared, &mutations, wait);
             let refused = self.votes(leadership, open, expires, Ballot::refused);
             match select(std::pin::pin!(locks), std::pin::pin!(refused)).await {
                 Either::Left((locked, _)) => locked?,

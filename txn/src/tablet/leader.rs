@@ -13,6 +13,7 @@ use meridian_storage::{DataSnapshot, DataStore, KeyRange, NodeId, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Moment, Timestamp, TrueTime, wait_until_after};
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, oneshot, watch};
 
+use super::commit::patience;
 use super::locking::Locks;
 use super::machine::TabletMachine;
 use crate::autosplit::Standing;
@@ -55,6 +56,8 @@ pub struct TabletRead {
 pub(super) struct Leadership {
     pub(super) term: u64,
     oracle: Mutex<Oracle>,
+    /// The last write of earlier leaders.
+    pub(super) inherited: Timestamp,
     /// Sends whenever writes were released.
     released: watch::Sender<Timestamp>,
     /// Held from assigning a timestamp until the write is in the log: the log's order is the order
@@ -113,6 +116,7 @@ impl Leadership {
         Self {
             term,
             oracle: Mutex::new(oracle),
+            inherited: last_write,
             released: watch::Sender::new(last_write.prev()),
             log_order: tokio::sync::Mutex::new(()),
             locks: Locks::default(),
@@ -493,15 +497,17 @@ impl Tablet {
         let Some(txn) = request.txn else {
             return Err(TxnError::Internal("a write of no transaction".to_owned()));
         };
-        let WholeTxn { stamp, begun, protocol } = txn;
+        let WholeTxn { stamp, begun, protocol, wait } = txn;
         let reads = &request.reads;
         let keys = reads.keys.iter().map(|(key, _)| KeyRange::point(key.clone()));
         let shared = keys.chain(reads.ranges.iter().cloned()).collect();
-        let locks = self.lock_all(&leadership, stamp, begun, shared, &request.mutations);
-        let outcome = match self.patiently(locks).await {
-            None => return Err(self.locked_by_another()),
-            Some(Ok(())) => self.write_locked(&leadership, stamp, protocol, request).await,
-            Some(Err(error)) => Err(error),
+        let mutations = &request.mutations;
+        let locks = self.lock_all(&leadership, stamp, begun, shared, mutations, patience(wait));
+        let outcome = match self.patiently(wait, locks).await {
+            // The gateway may ask again, or else it releases them.
+            Err(TxnError::Locked) => return Err(TxnError::Locked),
+            Ok(()) => self.write_locked(&leadership, stamp, protocol, request).await,
+            Err(error) => Err(error),
         };
         leadership.locks.release(stamp.id);
         outcome

@@ -77,14 +77,15 @@ impl Locks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a lock. [`TxnError::Conflict`] if the transaction is wounded meanwhile, or if it has
-    /// begun here before and holds nothing any more.
+    /// Waits for a lock. [`TxnError::Conflict`] if the transaction is wounded meanwhile,
+    /// [`TxnError::Locked`] if it has no patience and another has it.
     pub(crate) async fn acquire(
         &self,
         now: Moment,
         stamp: Stamp,
         range: KeyRange,
         mode: Mode,
+        patience: Patience,
     ) -> Result<(), TxnError> {
         let (request, granted) = {
             let mut state = self.lock();
@@ -93,7 +94,10 @@ impl Locks {
             }
             state.heard.insert(stamp.id, now);
             let (request, effects) =
-                state.table.request(stamp.id, stamp.age, range, mode, Patience::Wait);
+                state.table.request(stamp.id, stamp.age, range, mode, patience);
+            if let [Effect::Refused(..)] = effects[..] {
+                return Err(TxnError::Locked);
+            }
             let (grant, granted) = oneshot::channel();
             state.waiting.insert(request, (stamp.id, grant));
             state.follow(effects);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use meridian_storage::KeyRange;
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, seeds};
 use meridian_txn::locks::{Age, Mode};
-use meridian_txn::{CommitProtocol, Node, SplitOptions, TxnError, table_range};
+use meridian_txn::{CommitProtocol, Node, SplitOptions, TxnError, Wait, table_range};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -56,14 +56,14 @@ async fn transfer(
     protocol: CommitProtocol,
     rng: &mut StdRng,
 ) -> Result<Timestamp, TxnError> {
-    let mut txn = node.begin(*age, protocol, Timestamp::MIN);
+    let txn = node.begin(*age, protocol, Timestamp::MIN);
     age.get_or_insert(txn.age());
     // Some say that they will write, and some deadlock for it.
     let mode = if rng.random_bool(0.7) { Mode::Update } else { Mode::Shared };
     let keys = [account(from), account(to)];
     let mut balances = Vec::new();
     for key in &keys {
-        let rows = txn.get(vec![key.clone()], mode).await?;
+        let rows = txn.get(vec![key.clone()], mode, Wait::Forever).await?;
         balances.push(balance(&rows[0].as_ref().expect("an account").value));
     }
     let moved = amount.min(balances[0]);
@@ -124,8 +124,8 @@ async fn look(node: &Arc<Node>, in_a_snapshot: bool) -> Result<u64, TxnError> {
     if in_a_snapshot {
         return Ok(scan(node).await?.into_iter().map(|(_, balance)| balance).sum());
     }
-    let mut txn = node.begin(None, CommitProtocol::CommitWait, Timestamp::MIN);
-    let rows = txn.scan(table_range(TABLE), Mode::Shared).await?;
+    let txn = node.begin(None, CommitProtocol::CommitWait, Timestamp::MIN);
+    let rows = txn.scan(table_range(TABLE), Mode::Shared, Wait::Forever).await?;
     let total = rows.iter().map(|row| balance(&row.value)).sum();
     txn.commit().await?;
     Ok(total)
@@ -165,7 +165,7 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
         let env: Env = cluster.world.node(10_000);
         let node = cluster.node(1);
         node.refresh_directory().await.expect("read");
-        let mut open = node.begin(None, protocol, Timestamp::MIN);
+        let open = node.begin(None, protocol, Timestamp::MIN);
         for number in 0..ACCOUNTS {
             open.put(account(number), BALANCE.to_be_bytes().to_vec());
         }
@@ -207,10 +207,10 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
             let mut age = None;
             let mut all = None;
             for _ in 0..20 {
-                let mut txn = node.begin(age, protocol, Timestamp::MIN);
+                let txn = node.begin(age, protocol, Timestamp::MIN);
                 age = Some(txn.age());
                 let range = KeyRange { start: account(0), end: Some(key(ACCOUNTS * 5)) };
-                let read = txn.scan(range, Mode::Update).await;
+                let read = txn.scan(range, Mode::Update, Wait::Forever).await;
                 let Ok(rows) = read else { continue };
                 for row in &rows {
                     txn.put(row.key.clone(), row.value.clone());

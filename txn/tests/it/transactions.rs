@@ -6,7 +6,7 @@ use std::time::Duration;
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, Timestamp};
 use meridian_txn::locks::{Age, Mode};
-use meridian_txn::{CommitProtocol, Node, Transaction, TxnError, table_range};
+use meridian_txn::{CommitProtocol, Node, Transaction, TxnError, Wait, table_range};
 
 use crate::cluster::{Cluster, Setup, TABLE, key, run, run_setup};
 use crate::kv::{get, put, scan};
@@ -46,13 +46,13 @@ fn begin_as_old_as(node: &Arc<Node>, age: Age) -> Transaction {
     node.begin(Some(age), CommitProtocol::CommitWait, Timestamp::MIN)
 }
 
-async fn number(txn: &mut Transaction, k: u64, mode: Mode) -> Result<u64, TxnError> {
-    let rows = txn.get(vec![key(k)], mode).await?;
+async fn number(txn: &Transaction, k: u64, mode: Mode) -> Result<u64, TxnError> {
+    let rows = txn.get(vec![key(k)], mode, Wait::Forever).await?;
     let row = rows.into_iter().next().flatten().expect("it exists");
     Ok(u64::from_be_bytes(row.value.try_into().expect("a number")))
 }
 
-fn set(txn: &mut Transaction, k: u64, value: u64) {
+fn set(txn: &Transaction, k: u64, value: u64) {
     txn.put(key(k), value.to_be_bytes().to_vec());
 }
 
@@ -61,12 +61,12 @@ fn a_transaction_over_two_tablets_is_seen_whole_or_not_at_all() {
     run(1, "us-eu-3", millis(4), |cluster| async move {
         two_tablets(&cluster, 3).await;
         let node = cluster.node(2);
-        let mut txn = begin(&node);
-        let left = number(&mut txn, LEFT, Mode::Update).await.expect("read");
-        let right = number(&mut txn, RIGHT, Mode::Update).await.expect("read");
-        set(&mut txn, LEFT, left - 30);
-        set(&mut txn, RIGHT, right + 30);
-        assert_eq!(number(&mut txn, LEFT, Mode::Shared).await, Ok(70), "its own change");
+        let txn = begin(&node);
+        let left = number(&txn, LEFT, Mode::Update).await.expect("read");
+        let right = number(&txn, RIGHT, Mode::Update).await.expect("read");
+        set(&txn, LEFT, left - 30);
+        set(&txn, RIGHT, right + 30);
+        assert_eq!(number(&txn, LEFT, Mode::Shared).await, Ok(70), "its own change");
         // Nobody else sees it yet.
         assert_eq!(scan(&cluster.node(1)).await, Ok(vec![(LEFT, 100), (RIGHT, 100)]));
         let at = txn.commit().await.expect("committed");
@@ -85,10 +85,10 @@ fn what_is_rolled_back_or_dropped_leaves_nothing_behind() {
     run(1, "us-eu-3", millis(1), |cluster| async move {
         two_tablets(&cluster, 2).await;
         let node = cluster.node(1);
-        let mut txn = begin(&node);
-        number(&mut txn, LEFT, Mode::Update).await.expect("read");
-        set(&mut txn, LEFT, 1);
-        set(&mut txn, RIGHT, 1);
+        let txn = begin(&node);
+        number(&txn, LEFT, Mode::Update).await.expect("read");
+        set(&txn, LEFT, 1);
+        set(&txn, RIGHT, 1);
         drop(txn);
         let (took, written) = cluster.time(put(&node, LEFT, 5)).await;
         written.expect("written");
@@ -102,29 +102,29 @@ fn an_older_transaction_wounds_and_a_younger_one_waits() {
     run(1, "us-eu-3", millis(1), |cluster| async move {
         two_tablets(&cluster, 3).await;
         let [one, two] = [1, 2].map(|number| cluster.node(number));
-        let mut old = begin(&one);
+        let old = begin(&one);
         let age = old.age();
-        number(&mut old, RIGHT, Mode::Shared).await.expect("read");
-        let mut young = begin(&two);
-        number(&mut young, LEFT, Mode::Update).await.expect("read");
+        number(&old, RIGHT, Mode::Shared).await.expect("read");
+        let young = begin(&two);
+        number(&young, LEFT, Mode::Update).await.expect("read");
         // The younger one waits for the older one; that goes on, and takes what the younger one has.
         let waits = async {
-            set(&mut young, RIGHT, 7);
+            set(&young, RIGHT, 7);
             young.commit().await
         };
         let goes_on = async {
             one.env().sleep(millis(300)).await;
-            let left = number(&mut old, LEFT, Mode::Update).await.expect("it is older");
-            set(&mut old, LEFT, left + 1);
+            let left = number(&old, LEFT, Mode::Update).await.expect("it is older");
+            set(&old, LEFT, left + 1);
             old.commit().await
         };
         let (young, old) = futures::join!(waits, goes_on);
         old.expect("committed");
         assert_eq!(young, Err(TxnError::Conflict));
         // As old as its first attempt, it isn't wounded by any that has begun since.
-        let mut again = begin_as_old_as(&two, age);
-        assert_eq!(number(&mut again, LEFT, Mode::Update).await, Ok(101));
-        set(&mut again, LEFT, 200);
+        let again = begin_as_old_as(&two, age);
+        assert_eq!(number(&again, LEFT, Mode::Update).await, Ok(101));
+        set(&again, LEFT, 200);
         again.commit().await.expect("committed");
         assert_eq!(scan(&one).await, Ok(vec![(LEFT, 200), (RIGHT, 100)]));
     });
@@ -135,16 +135,16 @@ fn a_range_that_was_read_has_no_phantoms() {
     run(1, "us-eu-3", millis(1), |cluster| async move {
         two_tablets(&cluster, 3).await;
         let [one, two] = [1, 2].map(|number| cluster.node(number));
-        let mut reader = begin(&one);
+        let reader = begin(&one);
         let range = KeyRange { start: key(200), end: Some(key(400)) };
-        assert_eq!(reader.scan(range.clone(), Mode::Shared).await, Ok(Vec::new()));
+        assert_eq!(reader.scan(range.clone(), Mode::Shared, Wait::Forever).await, Ok(Vec::new()));
         let writes = async {
             let (took, written) = cluster.time(put(&two, 350, 1)).await;
             written.map(|_| took)
         };
         let reads = async {
             one.env().sleep(millis(1_500)).await;
-            let found = reader.scan(range.clone(), Mode::Shared).await;
+            let found = reader.scan(range.clone(), Mode::Shared, Wait::Forever).await;
             assert_eq!(found, Ok(Vec::new()), "the range is empty still");
             reader.commit().await
         };
@@ -160,13 +160,92 @@ fn two_that_read_what_the_other_writes_are_not_both_committed() {
         two_tablets(&cluster, 3).await;
         let [one, three] = [1, 3].map(|number| cluster.node(number));
         let skew = async |node: &Arc<Node>, reads: u64, writes: u64| {
-            let mut txn = begin(node);
-            number(&mut txn, reads, Mode::Shared).await?;
-            set(&mut txn, writes, 0);
+            let txn = begin(node);
+            number(&txn, reads, Mode::Shared).await?;
+            set(&txn, writes, 0);
             txn.commit().await
         };
         let (a, b) = futures::join!(skew(&one, LEFT, RIGHT), skew(&three, RIGHT, LEFT));
         assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    });
+}
+
+#[test]
+fn a_lock_is_waited_for_as_long_as_one_likes() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let node = cluster.node(1);
+        let holder = begin(&node);
+        number(&holder, RIGHT, Mode::Update).await.expect("read");
+        let get = async |wait: Wait| {
+            let txn = begin(&node);
+            let read = txn.get(vec![key(RIGHT)], Mode::Update, wait).await;
+            read.map(|rows| rows.len())
+        };
+        let (took, refused) = cluster.time(get(Wait::For(Duration::ZERO))).await;
+        assert_eq!(refused, Err(TxnError::Locked));
+        assert!(took < millis(70), "{took:?}: one round trip");
+        for wait in [millis(500), millis(4_500)] {
+            let (took, refused) = cluster.time(get(Wait::For(wait))).await;
+            assert_eq!(refused, Err(TxnError::Locked));
+            assert!(took >= wait && took < wait + millis(200), "{took:?} of {wait:?}");
+        }
+        let writes = async {
+            let txn = begin(&node);
+            txn.set_wait(Wait::For(millis(300)));
+            set(&txn, RIGHT, 1);
+            txn.commit().await
+        };
+        assert_eq!(writes.await, Err(TxnError::Locked));
+        let ends = async {
+            node.env().sleep(Duration::from_secs(20)).await;
+            set(&holder, RIGHT, 5);
+            holder.commit().await
+        };
+        let (waited, ended) = futures::join!(get(Wait::Forever), ends);
+        assert_eq!(waited, Ok(1));
+        ended.expect("nobody was older");
+    });
+}
+
+#[test]
+fn reads_of_one_transaction_go_on_side_by_side() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let (one, two) = (cluster.node(1), cluster.node(2));
+        let txn = begin(&one);
+        // The first request to a tablet goes alone.
+        let both = futures::future::join(
+            number(&txn, LEFT, Mode::Shared),
+            number(&txn, LEFT, Mode::Update),
+        );
+        assert_eq!(both.await, (Ok(100), Ok(100)));
+        // An older one takes the locks away: whatever is read later must not go unnoticed.
+        let older = begin_as_old_as(&two, Age { began: Timestamp::MIN, ..txn.age() });
+        number(&older, LEFT, Mode::Update).await.expect("it is older");
+        let both = futures::future::join(
+            number(&txn, LEFT, Mode::Shared),
+            txn.get(vec![key(LEFT + 1)], Mode::Shared, Wait::Forever),
+        );
+        assert_eq!(both.await, (Err(TxnError::Conflict), Err(TxnError::Conflict)));
+    });
+}
+
+#[test]
+fn what_comes_after_a_savepoint_is_not_committed() {
+    run(1, "us-eu-3", millis(1), |cluster| async move {
+        two_tablets(&cluster, 3).await;
+        let node = cluster.node(1);
+        let txn = begin(&node);
+        set(&txn, LEFT, 1);
+        let savepoint = txn.savepoint();
+        set(&txn, LEFT, 2);
+        set(&txn, RIGHT, 2);
+        assert_eq!(number(&txn, RIGHT, Mode::Shared).await, Ok(2));
+        txn.roll_back_to(savepoint);
+        assert_eq!(number(&txn, RIGHT, Mode::Shared).await, Ok(100));
+        txn.commit().await.expect("committed");
+        assert_eq!(scan(&node).await, Ok(vec![(LEFT, 1), (RIGHT, 100)]));
     });
 }
 
@@ -179,12 +258,12 @@ async fn commit_takes(
     writes: &[u64],
 ) -> Duration {
     let node = cluster.node(gateway);
-    let mut txn = node.begin(None, protocol, Timestamp::MIN);
+    let txn = node.begin(None, protocol, Timestamp::MIN);
     for k in reads {
-        number(&mut txn, *k, Mode::Shared).await.expect("read");
+        number(&txn, *k, Mode::Shared).await.expect("read");
     }
     for k in writes {
-        set(&mut txn, *k, 1);
+        set(&txn, *k, 1);
     }
     let (took, committed) = cluster.time(txn.commit()).await;
     committed.expect("committed");
@@ -232,9 +311,9 @@ fn under_two_phase_nobody_waits_for_clocks() {
         two_tablets(&cluster, 3).await;
         let node = cluster.node(1);
         node.env().sleep(millis(1_000)).await;
-        let mut txn = node.begin(None, CommitProtocol::TwoPhase, Timestamp::MIN);
-        set(&mut txn, LEFT, 1);
-        set(&mut txn, RIGHT, 1);
+        let txn = node.begin(None, CommitProtocol::TwoPhase, Timestamp::MIN);
+        set(&txn, LEFT, 1);
+        set(&txn, RIGHT, 1);
         let (took, committed) = cluster.time(txn.commit()).await;
         committed.expect("committed");
         assert!(took < millis(20), "{took:?}");
@@ -255,15 +334,15 @@ fn what_is_overwritten_after_it_was_read_is_overwritten_later_than_all_that_was_
         let node = cluster.node(1);
         node.env().sleep(millis(1_000)).await;
         let begin = || node.begin(None, CommitProtocol::TwoPhase, Timestamp::MIN);
-        let mut first = begin();
-        set(&mut first, RIGHT, 1);
+        let first = begin();
+        set(&first, RIGHT, 1);
         let first = first.commit().await.expect("committed");
-        let mut reader = begin();
-        assert_eq!(number(&mut reader, RIGHT, Mode::Shared).await, Ok(1));
-        assert_eq!(number(&mut reader, LEFT, Mode::Shared).await, Ok(100));
+        let reader = begin();
+        assert_eq!(number(&reader, RIGHT, Mode::Shared).await, Ok(1));
+        assert_eq!(number(&reader, LEFT, Mode::Shared).await, Ok(100));
         reader.commit().await.expect("nothing has changed");
-        let mut second = begin();
-        set(&mut second, LEFT, 1);
+        let second = begin();
+        set(&second, LEFT, 1);
         let second = second.commit().await.expect("committed");
         assert!(second > first, "{first} was read before {second} was written");
     });
@@ -277,8 +356,8 @@ fn on_metro() -> Setup {
 fn locks_go_with_their_gateway() {
     run(1, "us-eu-3", millis(1), |cluster| async move {
         two_tablets(&cluster, 3).await;
-        let mut txn = begin(&cluster.node(2));
-        number(&mut txn, LEFT, Mode::Update).await.expect("read");
+        let txn = begin(&cluster.node(2));
+        number(&txn, LEFT, Mode::Update).await.expect("read");
         std::mem::forget(txn);
         cluster.stop(2).await;
         let (took, written) = cluster.time(put(&cluster.node(1), LEFT, 5)).await;
@@ -293,13 +372,13 @@ fn a_split_in_the_middle_ends_a_transaction_or_does_not_touch_it() {
     run(1, "us-eu-3", millis(1), |cluster| async move {
         two_tablets(&cluster, 3).await;
         let node = cluster.node(1);
-        let mut touched = begin(&node);
+        let touched = begin(&node);
         let range = KeyRange { start: key(0), end: Some(key(200)) };
-        touched.scan(range, Mode::Shared).await.expect("read");
-        set(&mut touched, RIGHT, 1);
-        let mut untouched = begin(&node);
-        number(&mut untouched, LEFT, Mode::Update).await.expect("read");
-        set(&mut untouched, LEFT, 9);
+        touched.scan(range, Mode::Shared, Wait::Forever).await.expect("read");
+        set(&touched, RIGHT, 1);
+        let untouched = begin(&node);
+        number(&untouched, LEFT, Mode::Update).await.expect("read");
+        set(&untouched, LEFT, 9);
         node.split(key(100)).await.expect("split");
         assert_eq!(touched.commit().await, Err(TxnError::Conflict));
         untouched.commit().await.expect("committed");

@@ -1,0 +1,298 @@
+//! Transactions through SQL, over tablets in several regions: in virtual time, and over the wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_lab::{Client, Reply};
+use meridian_server::cluster::Cluster;
+use meridian_server::lab::SessionClient;
+use meridian_tests::support::{Raw, Server, cstr, field};
+use meridian_tests::virtual_cluster::{session, start};
+use meridian_truetime::{CostModel, Env, EnvironmentExt, World};
+
+const ACCOUNTS: u64 = 9;
+const TOTAL: u64 = ACCOUNTS * 100;
+
+fn run<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Arc<Cluster>, Env) -> F) {
+    World::run_virtual(seed, CostModel::default(), |world| async move {
+        let cluster = start(world, "us-eu-3", Duration::from_millis(4)).await;
+        let env = cluster.env(1).expect("it runs");
+        test(cluster, env).await;
+    });
+}
+
+/// Accounts in three tablets, one led in each region.
+async fn accounts(cluster: &Cluster) {
+    let mut client = session(cluster, 1);
+    for sql in [
+        "CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL)",
+        "SELECT meridian.split('accounts', 3)",
+        "SELECT meridian.split('accounts', 6)",
+    ] {
+        client.execute(sql).await.expect(sql);
+    }
+    for (at, node) in [(3, 2), (6, 3)] {
+        let from = format!("range_start = 'accounts ({at})'");
+        let find = format!("SELECT tablet FROM meridian.tablets WHERE {from}");
+        let tablet = number(&mut client, &find).await;
+        let transfer = format!("SELECT meridian.transfer_leader({tablet}, {node})");
+        ok(&mut client, &transfer).await;
+    }
+    let rows: Vec<String> = (0..ACCOUNTS).map(|id| format!("({id}, 100)")).collect();
+    let insert = format!("INSERT INTO accounts VALUES {}", rows.join(", "));
+    assert_eq!(client.execute(&insert).await.expect("inserted").tag, "INSERT 0 9");
+}
+
+async fn ok(client: &mut SessionClient, sql: &str) -> Reply {
+    client.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+async fn code(client: &mut SessionClient, sql: &str) -> String {
+    match client.execute(sql).await {
+        Ok(reply) => panic!("{sql}: {reply:?}"),
+        Err(error) => error.sqlstate,
+    }
+}
+
+async fn number(client: &mut SessionClient, sql: &str) -> u64 {
+    let rows = ok(client, sql).await.rows;
+    rows[0][0].as_deref().expect("a value").parse().expect("a number")
+}
+
+/// Moves money until it has worked; how often it has not.
+async fn transfer(client: &mut SessionClient, from: u64, to: u64, amount: u64) -> u32 {
+    for failures in 0.. {
+        let attempt = async {
+            client.execute("BEGIN").await?;
+            let read = format!("SELECT balance FROM accounts WHERE id = {from} FOR UPDATE");
+            let rows = client.execute(&read).await?.rows;
+            let balance: u64 = rows[0][0].as_deref().expect("a value").parse().expect("a number");
+            let amount = amount.min(balance);
+            for (id, sign) in [(from, '-'), (to, '+')] {
+                let change = format!("balance = balance {sign} {amount}");
+                let sql = format!("UPDATE accounts SET {change} WHERE id = {id}");
+                client.execute(&sql).await?;
+            }
+            client.execute("COMMIT").await
+        };
+        match attempt.await {
+            Ok(reply) => {
+                assert_eq!(reply.tag, "COMMIT");
+                return failures;
+            }
+            Err(error) => {
+                assert_eq!(error.sqlstate, "40001", "{error:?}");
+                ok(client, "ROLLBACK").await;
+            }
+        }
+    }
+    unreachable!("it goes on until it works")
+}
+
+#[test]
+fn money_moves_between_regions_and_none_is_made() {
+    run(1, |cluster, env| async move {
+        accounts(&cluster).await;
+        let clients = (0..6_u64).map(|client| {
+            let mut session = session(&cluster, 1 + client % 3);
+            let env = Arc::clone(&env);
+            async move {
+                let mut failures = 0;
+                for _ in 0..8 {
+                    let from = env.random() % ACCOUNTS;
+                    let to = (from + 1 + env.random() % (ACCOUNTS - 1)) % ACCOUNTS;
+                    failures += transfer(&mut session, from, to, env.random() % 40).await;
+                }
+                failures
+            }
+        });
+        let reader = async {
+            let mut session = session(&cluster, 3);
+            for _ in 0..40 {
+                let sum = number(&mut session, "SELECT sum(balance) FROM accounts").await;
+                assert_eq!(sum, TOTAL);
+                env.sleep(Duration::from_millis(150)).await;
+            }
+        };
+        let (failures, ()) = futures::join!(futures::future::join_all(clients), reader);
+        assert!(failures.iter().sum::<u32>() > 0, "some must have met");
+        let mut last = session(&cluster, 2);
+        assert_eq!(number(&mut last, "SELECT sum(balance) FROM accounts").await, TOTAL);
+    });
+}
+
+#[test]
+fn locks_are_waited_for_and_refused_as_one_asks() {
+    run(2, |cluster, env| async move {
+        accounts(&cluster).await;
+        let (mut one, mut two) = (session(&cluster, 1), session(&cluster, 3));
+        ok(&mut one, "BEGIN").await;
+        ok(&mut one, "SELECT * FROM accounts WHERE id = 7 FOR UPDATE").await;
+        // Reads without a transaction wait for nobody.
+        assert_eq!(number(&mut two, "SELECT balance FROM accounts WHERE id = 7").await, 100);
+        let nowait = "SELECT * FROM accounts WHERE id = 7 FOR UPDATE NOWAIT";
+        assert_eq!(code(&mut two, nowait).await, "55P03");
+        ok(&mut two, "SELECT * FROM accounts WHERE id = 7 FOR SHARE NOWAIT").await;
+        ok(&mut two, "SET lock_timeout = '700ms'").await;
+        for sql in [
+            "SELECT * FROM accounts WHERE id = 7 FOR UPDATE",
+            "UPDATE accounts SET balance = 1 WHERE id = 7",
+            "DELETE FROM accounts WHERE id > 5",
+        ] {
+            let before = env.moment();
+            assert_eq!(code(&mut two, sql).await, "55P03", "{sql}");
+            let took = env.moment().since(before);
+            assert!((700..1_100).contains(&took.as_millis()), "{sql}: {took:?}");
+        }
+        ok(&mut two, "SET lock_timeout = 0; SET statement_timeout = '2s'").await;
+        assert_eq!(code(&mut two, "UPDATE accounts SET balance = 1 WHERE id = 7").await, "57014");
+        ok(&mut two, "SET statement_timeout = 0").await;
+        let waits = ok(&mut two, "UPDATE accounts SET balance = balance + 1 WHERE id = 7");
+        let ends = async {
+            env.sleep(Duration::from_secs(8)).await;
+            ok(&mut one, "UPDATE accounts SET balance = 200 WHERE id = 7").await;
+            ok(&mut one, "COMMIT").await;
+        };
+        let (waited, ()) = futures::join!(waits, ends);
+        assert_eq!(waited.tag, "UPDATE 1");
+        assert_eq!(number(&mut two, "SELECT balance FROM accounts WHERE id = 7").await, 201);
+        // A session that is gone holds nothing.
+        ok(&mut one, "BEGIN; SELECT * FROM accounts FOR UPDATE").await;
+        drop(one);
+        ok(&mut two, "UPDATE accounts SET balance = 0").await;
+    });
+}
+
+#[test]
+fn who_loses_a_conflict_is_as_old_as_before_when_it_comes_again() {
+    run(3, |cluster, _| async move {
+        accounts(&cluster).await;
+        let (mut old, mut young) = (session(&cluster, 1), session(&cluster, 2));
+        ok(&mut old, "BEGIN; SELECT 1 FROM accounts WHERE id = 0").await;
+        ok(&mut young, "BEGIN; UPDATE accounts SET balance = 1 WHERE id = 4").await;
+        ok(&mut old, "UPDATE accounts SET balance = 2 WHERE id = 4").await;
+        assert_eq!(code(&mut young, "COMMIT").await, "40001");
+        ok(&mut old, "COMMIT").await;
+        // It began before this one, and so wins now.
+        let mut third = session(&cluster, 3);
+        ok(&mut third, "BEGIN; UPDATE accounts SET balance = 3 WHERE id = 5").await;
+        ok(&mut young, "BEGIN; UPDATE accounts SET balance = 4 WHERE id = 5; COMMIT").await;
+        assert_eq!(code(&mut third, "COMMIT").await, "40001");
+        let left = number(&mut third, "SELECT sum(balance) FROM accounts WHERE id IN (4, 5)").await;
+        assert_eq!(left, 6);
+    });
+}
+
+#[test]
+fn a_block_sees_what_it_has_written_wherever_the_rows_are() {
+    run(4, |cluster, _| async move {
+        accounts(&cluster).await;
+        let mut client = session(&cluster, 2);
+        ok(&mut client, "BEGIN").await;
+        ok(&mut client, "DELETE FROM accounts WHERE id IN (0, 4, 8)").await;
+        ok(&mut client, "INSERT INTO accounts VALUES (-1, 1), (4, 5), (20, 7)").await;
+        assert_eq!(number(&mut client, "SELECT sum(balance) FROM accounts").await, 613);
+        let rows = ok(&mut client, "SELECT id FROM accounts ORDER BY id DESC LIMIT 3").await.rows;
+        let ids: Vec<_> = rows.iter().map(|row| row[0].as_deref().expect("an id")).collect();
+        assert_eq!(ids, ["20", "7", "6"]);
+        assert_eq!(code(&mut client, "INSERT INTO accounts VALUES (7, 0)").await, "23505");
+        ok(&mut client, "ROLLBACK").await;
+        assert_eq!(number(&mut client, "SELECT sum(balance) FROM accounts").await, TOTAL);
+    });
+}
+
+#[test]
+fn a_transaction_that_only_reads_sees_one_time_and_holds_nobody_up() {
+    run(5, |cluster, env| async move {
+        accounts(&cluster).await;
+        let (mut reader, mut writer) = (session(&cluster, 3), session(&cluster, 1));
+        ok(&mut reader, "BEGIN READ ONLY").await;
+        let sum = "SELECT sum(balance) FROM accounts";
+        assert_eq!(number(&mut reader, sum).await, TOTAL);
+        ok(&mut writer, "UPDATE accounts SET balance = 0 WHERE id < 4").await;
+        env.sleep(Duration::from_secs(5)).await;
+        assert_eq!(number(&mut reader, sum).await, TOTAL);
+        ok(&mut reader, "COMMIT").await;
+        assert_eq!(number(&mut reader, sum).await, TOTAL - 400);
+    });
+}
+
+fn parse(sql: &str) -> Vec<u8> {
+    [cstr(""), cstr(sql), vec![0, 0]].concat()
+}
+
+fn bind() -> Vec<u8> {
+    [cstr(""), cstr(""), vec![0, 0, 0, 0, 0, 0]].concat()
+}
+
+fn execute() -> Vec<u8> {
+    [&cstr("")[..], &[0; 4]].concat()
+}
+
+async fn say(raw: &mut Raw, sql: &str) -> (String, u8) {
+    raw.message(b'Q', &cstr(sql)).await;
+    told(raw).await
+}
+
+/// The tags and codes up to the next word, and the status that comes with it.
+async fn told(raw: &mut Raw) -> (String, u8) {
+    let answers = raw.until(b'Z').await;
+    let status = answers.last().expect("a word").1[0];
+    let told = answers.iter().filter_map(|(kind, body)| match kind {
+        b'C' => Some(String::from_utf8_lossy(&body[..body.len() - 1]).into_owned()),
+        b'E' => field(body, b'C'),
+        b'N' => field(body, b'C').map(|code| format!("({code})")),
+        _ => None,
+    });
+    (told.collect::<Vec<_>>().join(" "), status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wire_tells_where_a_transaction_stands() {
+    let server = Server::local().await;
+    let (mut raw, _) = Raw::session(server.port).await;
+    let said = [
+        ("CREATE TABLE t (k int PRIMARY KEY)", "CREATE TABLE", b'I'),
+        ("BEGIN", "BEGIN", b'T'),
+        ("INSERT INTO t VALUES (1)", "INSERT 0 1", b'T'),
+        ("INSERT INTO t VALUES (1)", "23505", b'E'),
+        ("SELECT 1", "25P02", b'E'),
+        ("COMMIT", "ROLLBACK", b'I'),
+        ("COMMIT", "(25P01) COMMIT", b'I'),
+        ("INSERT INTO t VALUES (2); INSERT INTO t VALUES (2)", "INSERT 0 1 23505", b'I'),
+        ("SELECT * FROM t", "SELECT 0", b'I'),
+        ("INSERT INTO t VALUES (3); BEGIN; SELECT * FROM t", "INSERT 0 1 BEGIN SELECT 1", b'T'),
+        ("ROLLBACK; SELECT * FROM t", "ROLLBACK SELECT 0", b'I'),
+    ];
+    for (sql, answer, status) in said {
+        assert_eq!(say(&mut raw, sql).await, (answer.to_owned(), status), "{sql}");
+    }
+    // Up to a Sync, it is one transaction.
+    for sql in ["INSERT INTO t VALUES (4)", "INSERT INTO t VALUES (5)"] {
+        raw.message(b'P', &parse(sql)).await;
+        raw.message(b'B', &bind()).await;
+        raw.message(b'E', &execute()).await;
+    }
+    raw.message(b'P', &parse("INSERT INTO t VALUES (4)")).await;
+    raw.message(b'B', &bind()).await;
+    raw.message(b'E', &execute()).await;
+    raw.message(b'S', b"").await;
+    assert_eq!(told(&mut raw).await, ("INSERT 0 1 INSERT 0 1 23505".to_owned(), b'I'));
+    assert_eq!(say(&mut raw, "SELECT * FROM t").await, ("SELECT 0".to_owned(), b'I'));
+    for sql in ["BEGIN", "INSERT INTO t VALUES (6)"] {
+        raw.message(b'P', &parse(sql)).await;
+        raw.message(b'B', &bind()).await;
+        raw.message(b'E', &execute()).await;
+    }
+    raw.message(b'S', b"").await;
+    assert_eq!(told(&mut raw).await, ("BEGIN INSERT 0 1".to_owned(), b'T'));
+    assert_eq!(say(&mut raw, "END").await, ("COMMIT".to_owned(), b'I'));
+    // Whoever leaves a transaction open for too long has to go.
+    let idle = "SET idle_in_transaction_session_timeout = 50; BEGIN; SELECT * FROM t FOR UPDATE";
+    assert_eq!(say(&mut raw, idle).await, ("SET BEGIN SELECT 1".to_owned(), b'T'));
+    let (kind, body) = raw.answer().await.expect("a last word");
+    assert_eq!((kind, field(&body, b'C')), (b'E', Some("25P03".to_owned())));
+    assert_eq!(raw.answer().await, None);
+    let (mut other, _) = Raw::session(server.port).await;
+    assert_eq!(say(&mut other, "DELETE FROM t").await, ("DELETE 1".to_owned(), b'I'));
+}
