@@ -331,6 +331,11 @@ pub(crate) enum Request {
     Describe {
         tablet: TabletId,
     },
+    /// Does the leader count on that node's replica?
+    Wants {
+        tablet: TabletId,
+        on: NodeId,
+    },
     /// A tablet's present descriptor and how large and how hot it is, from its leader.
     Measure {
         tablet: TabletId,

@@ -148,6 +148,10 @@ impl Node {
                 Ok(tablet) => tablet.describe().await,
                 Err(error) => Err(error),
             }),
+            Request::Wants { tablet, on } => answer(match self.tablet(tablet) {
+                Ok(tablet) => tablet.wants(on).await,
+                Err(error) => Err(error),
+            }),
             Request::Measure { tablet } => answer(match self.tablet(tablet) {
                 Ok(tablet) => tablet.measured().await,
                 Err(error) => Err(error),

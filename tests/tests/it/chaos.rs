@@ -3,10 +3,11 @@
 //! go, while clients at all nodes write, read and join.
 //!
 //! Each key has one writer, so what a read may find is known (`model`). What a client may be told
-//! is known too: that it should try again, or that nobody knows; anything else is a failure. In the
-//! end, once all is healed, every acknowledged write is there, the replicas are equal, and the
+//! is known too: that it should try again, or that nobody knows; anything else is a failure. Others
+//! move money between accounts in several tablets (`bank`). In the end, once all is healed, every acknowledged write is there, the replicas are equal, and the
 //! directory is what the tablets say.
 
+mod bank;
 mod clients;
 mod model;
 mod nemesis;
@@ -31,6 +32,7 @@ use session::Sessions;
 const NODES: u64 = 5;
 const WRITERS: i64 = 3;
 const READERS: u64 = 2;
+const MOVERS: i64 = 2;
 
 /// How long clients and nemesis go on.
 const LASTS: Duration = Duration::from_secs(25);
@@ -50,6 +52,7 @@ struct Stage {
     cluster: Arc<Cluster>,
     model: Model,
     done: Done,
+    bank: bank::Bank,
 }
 
 /// Runs one seed; what it came to.
@@ -60,11 +63,12 @@ fn history(seed: u64) -> String {
         let nodes = usize::try_from(NODES).expect("small");
         let epsilon = Duration::from_millis(seed % 8);
         let cluster = start_nodes(world.clone(), topology, nodes, epsilon).await;
-        let stage = Arc::new(Stage { cluster, model: Model::default(), done: Done::default() });
+        let (model, done, bank) = Default::default();
+        let stage = Arc::new(Stage { cluster, model, done, bank });
         let env = |label: u64| -> Env { world.node(u64::MAX / 2 + label) };
         let mut first = Sessions::new(Arc::clone(&stage.cluster), env(0));
-        for table in SCHEMA {
-            first.run(table).await.expect("created");
+        for sql in SCHEMA.into_iter().chain(bank::SCHEMA) {
+            first.run(sql).await.expect("created");
         }
         // An open session would keep its node's disk in use.
         drop(first);
@@ -78,6 +82,11 @@ fn history(seed: u64) -> String {
         for reader in 0..READERS {
             running.push(read(Arc::clone(&stage), env(100 + reader), until).boxed());
         }
+        for mover in 0..MOVERS {
+            let env = env(500 + mover.unsigned_abs());
+            running.push(bank::transfer(Arc::clone(&stage), env, mover, until).boxed());
+        }
+        running.push(bank::audit(Arc::clone(&stage), env(600), until).boxed());
         let nemesis = Arc::new(Nemesis::new(Arc::clone(&stage.cluster), env(200), seed));
         running.push(Arc::clone(&nemesis).run(until).boxed());
         let tables = tables::Tables::new(Arc::clone(&stage.cluster), env(300));
@@ -92,10 +101,13 @@ fn history(seed: u64) -> String {
         for node in 1..=NODES {
             let mut session = Sessions::at(Arc::clone(&stage.cluster), env(400 + node), node);
             read_all(&stage, &mut session).await;
+            bank::check(&stage, &mut session).await;
             tables.check(&mut session).await;
         }
         let nemesis = nemesis.summary();
-        format!("{}, {nemesis}, trace {:016x}", stage.done, stage.cluster.network().trace_hash())
+        let trace = stage.cluster.network().trace_hash();
+        let transfers = stage.bank.committed();
+        format!("{}, {transfers} transfers, {nemesis}, trace {trace:016x}", stage.done)
     })
 }
 

@@ -229,6 +229,11 @@ impl Node {
         self.ask_leader(tablet, Request::Describe { tablet }, Effect::Repeatable).await
     }
 
+    /// Whether a tablet's leader counts on a node's replica.
+    pub(crate) async fn is_wanted(&self, tablet: TabletId, on: NodeId) -> Result<bool, TxnError> {
+        self.ask_leader(tablet, Request::Wants { tablet, on }, Effect::Repeatable).await
+    }
+
     /// Stages what this node holds of `range` in the log of another tablet; in how many parts.
     pub(crate) async fn stage(
         &self,

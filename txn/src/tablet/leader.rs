@@ -459,6 +459,16 @@ impl Tablet {
         }
     }
 
+    /// Whether a node's replica is a member, or is to be one.
+    pub(crate) async fn wants(&self, on: NodeId) -> Result<bool, TxnError> {
+        let (descriptor, _) = self.describe().await?;
+        let target = self.inner.machine.state().and_then(|state| state.target);
+        let is_target = target
+            .is_some_and(|target| target.voters.iter().chain(&target.read_only).any(|n| *n == on));
+        let replicates = self.inner.replica.status().matched.contains_key(&on);
+        Ok(is_target || replicates || descriptor.replicas().any(|member| member == on))
+    }
+
     /// The present descriptor, and how large and how hot the tablet is.
     pub(crate) async fn measured(&self) -> Result<(TabletDescriptor, Standing), TxnError> {
         let (descriptor, _) = self.describe().await?;

@@ -160,7 +160,8 @@ impl Nemesis {
             let table = if rng.random_bool(0.5) { Table::Parent } else { Table::Lone };
             let (key, name) = (rng.random_range(1..table.keys()), table.name());
             let call = match rng.random_range(0..100) {
-                0..30 => format!("split('{name}', {key})"),
+                0..8 => format!("split('accounts', {})", rng.random_range(1..9)),
+                8..30 => format!("split('{name}', {key})"),
                 30..55 => format!("merge({tablet})"),
                 55..70 => format!("transfer_leader({tablet}, {node})"),
                 70..88 => {

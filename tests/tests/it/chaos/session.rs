@@ -36,12 +36,14 @@ pub struct Sessions {
     /// Where to connect, if not anywhere.
     node: Option<u64>,
     open: Option<Open>,
+    /// In a transaction: it doesn't leave.
+    stays: bool,
 }
 
 impl Sessions {
     pub fn new(cluster: Arc<Cluster>, env: Env) -> Self {
         let rng = env.fork_rng();
-        Self { cluster, env, rng, node: None, open: None }
+        Self { cluster, env, rng, node: None, open: None, stays: false }
     }
 
     /// Sessions at one node.
@@ -49,14 +51,27 @@ impl Sessions {
         Self { node: Some(node), ..Self::new(cluster, env) }
     }
 
+    /// Whether to stay in the session that is open.
+    pub fn stay(&mut self, stays: bool) {
+        self.stays = stays;
+    }
+
+    /// Ends the session.
+    pub fn leave(&mut self) {
+        self.open = None;
+    }
+
     /// An open session at a node that runs.
     fn connect(&mut self) -> Option<Open> {
-        let leaves = self.node.is_none() && self.rng.random_bool(1.0 / STATEMENTS);
+        let leaves = !self.stays && self.node.is_none() && self.rng.random_bool(1.0 / STATEMENTS);
         if let Some(open) = self.open.take().filter(|_| !leaves) {
             // Started again, the node knows nothing of its old sessions.
             if self.cluster.env(open.node).is_some_and(|now| Arc::ptr_eq(&now, &open.env)) {
                 return Some(open);
             }
+        }
+        if self.stays {
+            return None;
         }
         let numbers = self.cluster.numbers().into_iter();
         let running: Vec<u64> = numbers.filter(|n| self.cluster.node(*n).is_some()).collect();
