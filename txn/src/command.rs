@@ -390,6 +390,26 @@ pub(crate) enum Request {
         tablet: TabletId,
         txns: Vec<TxnId>,
     },
+    Stale(Stale),
+}
+
+/// A request to a replica that need not lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stale {
+    /// Read, if the replica has everything up to that timestamp.
+    Get {
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: Timestamp,
+    },
+    Scan {
+        tablet: TabletId,
+        scan: ScanRequest,
+    },
+    /// Up to which timestamp does it have everything?
+    SafeTime {
+        tablet: TabletId,
+    },
 }
 
 /// For whom a read takes locks.

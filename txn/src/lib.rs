@@ -36,6 +36,7 @@ pub mod oracle;
 mod placement;
 mod reconcile;
 pub mod rest;
+mod safe_time;
 mod service;
 mod tablet;
 mod tend;

@@ -18,10 +18,13 @@ use crate::autosplit::{SplitOptions, drive};
 use crate::command::ReadAt;
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
+use crate::gateway::stale::Silent;
 use crate::holdings::Holdings;
 use crate::locks::TxnId;
 use crate::once::Once;
 use crate::placement::{Current, allocate, default_placement};
+use crate::safe_time;
+use crate::safe_time::drive::{ClosedService, SafeTime};
 use crate::service::{SERVICE, TabletService};
 use crate::tablet::{
     Event, Tablet, TabletMachine, TabletParts, TabletRead, creation, is_stored, removal,
@@ -87,6 +90,8 @@ pub struct Node {
     /// One replica is opened or removed at a time.
     opening: tokio::sync::Mutex<()>,
     holdings: Arc<Holdings>,
+    safe_time: SafeTime,
+    silent: Silent,
     pub(crate) once: Once,
     /// Told by the replicas' state machines.
     events: UnboundedSender<Event>,
@@ -158,6 +163,8 @@ impl Node {
             leader_hints: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
             holdings: Arc::default(),
+            safe_time: SafeTime::default(),
+            silent: Silent::default(),
             once: Once::default(),
             events,
             tending: Mutex::default(),
@@ -165,6 +172,8 @@ impl Node {
             this: Weak::clone(this),
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
+        let closed = ClosedService(Arc::downgrade(&node));
+        node.registry.register(safe_time::drive::SERVICE, Arc::new(closed));
         let stored = stored_tablets(&node.storage.data.snapshot()?)?;
         // All of them before any is opened: one that absorbs another when its log is replayed must
         // know that the other is here.
@@ -184,6 +193,7 @@ impl Node {
         node.env.spawn(crate::tend::follow_events(Weak::clone(&weak), occurred));
         node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
         node.env.spawn(crate::gateway::transaction::look_after(Weak::clone(&weak)));
+        node.env.spawn(safe_time::drive::run(Weak::clone(&weak)));
         // It reads much now and then.
         node.env.compute(drive::run(weak, splits));
         Ok(node)
@@ -269,6 +279,14 @@ impl Node {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    pub(crate) fn closed_timestamps(&self) -> &SafeTime {
+        &self.safe_time
+    }
+
+    pub(crate) fn silent(&self) -> &Silent {
+        &self.silent
     }
 
     pub(crate) fn directory(&self) -> &Directory {

@@ -107,6 +107,29 @@ impl TabletMachine {
         Some((state.descriptor.generation, state.last_write))
     }
 
+    /// The tablet's generation, if it serves.
+    pub(crate) fn serves(&self) -> Option<Generation> {
+        let versions = self.lock();
+        let state = versions.committed.as_ref()?;
+        (!state.retired && state.frozen.is_none()).then_some(state.descriptor.generation)
+    }
+
+    /// Refuses what the tablet didn't cover when that view was opened. Who is frozen then has all that
+    /// was closed.
+    pub(crate) fn check_view(&self, view: &DataSnapshot, range: &KeyRange) -> Result<(), TxnError> {
+        let Some(bytes) = view.record(&state_record(self.id))? else {
+            return Err(TxnError::NoSuchTablet { tablet: self.id });
+        };
+        let state: State = decode(&bytes)?;
+        if state.retired {
+            return Err(TxnError::NoSuchTablet { tablet: self.id });
+        }
+        if !state.descriptor.range.contains_range(range) {
+            return Err(state.moved());
+        }
+        Ok(())
+    }
+
     /// Tells the node that there may be something to see to.
     pub(crate) fn notify(&self) {
         let _ = self.events.send(Event::Changed(self.id));

@@ -1,0 +1,437 @@
+//! Reads at timestamps in the past, at replicas that don't lead.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meridian_storage::{KeyRange, NodeId, TabletId};
+use meridian_truetime::{Env, EnvironmentExt, Timestamp, seeds};
+use meridian_txn::{
+    CommitProtocol, Node, ReadAt, ScanRequest, SplitOptions, TabletStatus, TxnError, table_range,
+};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::bank::{self, ACCOUNTS, BALANCE, TOTAL, account, transfers};
+use crate::chaos::{NODES, disturb, gateway, restart_all};
+use crate::checks::settle;
+use crate::cluster::{Cluster, Setup, TABLE, key, run, run_setup};
+use crate::kv::{put, scan_at};
+
+const TABLET: TabletId = TabletId::new(2);
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn number(row: Option<&meridian_txn::Row>) -> Option<u64> {
+    row.map(|row| u64::from_be_bytes(row.value.clone().try_into().expect("eight bytes")))
+}
+
+/// A key as it was at a timestamp, from the nearest replica.
+async fn get_at(node: &Node, k: u64, at: Timestamp) -> Result<Option<u64>, TxnError> {
+    let rows = node.get_stale(TABLET, vec![key(k)], at).await?;
+    Ok(number(rows[0].as_ref()))
+}
+
+/// The same, from this node's replica or not at all.
+async fn get_here(node: &Node, k: u64, at: Timestamp) -> Result<Option<u64>, TxnError> {
+    let read = node.open_stale(TABLET, at, &KeyRange::point(key(k))).await?;
+    let version = read.snapshot.get(&key(k), read.at).expect("readable");
+    let value = version.and_then(|version| version.value);
+    Ok(value.map(|value| u64::from_be_bytes(value.try_into().expect("eight bytes"))))
+}
+
+async fn know_the_tablets(cluster: &Cluster) {
+    for number in cluster.running() {
+        cluster.node(number).refresh_directory().await.expect("read");
+    }
+}
+
+#[test]
+fn a_stale_read_far_from_the_leader_is_local() {
+    for (topology, far) in [("us-eu-3", 3), ("us-eu-3", 2), ("world-10", 3), ("metro-3", 2)] {
+        for epsilon in [0, 4] {
+            run(1, topology, millis(epsilon), |cluster| async move {
+                cluster.create_tablet(1).await;
+                know_the_tablets(&cluster).await;
+                let (leader, node) = (cluster.node(1), cluster.node(far));
+                let first = put(&leader, 1, 10).await.expect("written");
+                // Quiet for a while.
+                leader.env().sleep(millis(2_500)).await;
+                let ago = |by| node.clock().now().earliest.minus(millis(by));
+                let (took, read) = cluster.time(get_at(&node, 1, ago(1_000))).await;
+                assert_eq!(read, Ok(Some(10)), "{topology}");
+                assert!(took < millis(2), "{topology}, a second ago: {took:?}");
+                // While somebody writes without a pause.
+                let writes = async {
+                    for value in 11..60 {
+                        put(&leader, 1, value).await.expect("written");
+                    }
+                };
+                let reads = async {
+                    node.env().sleep(millis(1_000)).await;
+                    for _ in 0..20 {
+                        node.env().sleep(millis(70)).await;
+                        let at = ago(1_500);
+                        let (took, read) = cluster.time(get_at(&node, 1, at)).await;
+                        let read = read.expect("read");
+                        assert!(read >= Some(10) && at >= first);
+                        assert!(took < millis(2), "{topology}, while it is written to: {took:?}");
+                    }
+                };
+                futures::join!(writes, reads);
+                node.env().sleep(millis(11_000)).await;
+                let (took, read) = cluster.time(get_at(&node, 1, ago(10_000))).await;
+                assert_eq!(read, Ok(Some(59)));
+                assert!(took < millis(2), "{topology}, ten seconds ago: {took:?}");
+                // What is too fresh here, the leader has.
+                let (took, read) = cluster.time(get_at(&node, 1, ago(0))).await;
+                assert_eq!(read, Ok(Some(59)));
+                println!("{topology}: as of now, after {took:?}");
+                let safe = node.safe_time_near(&[TABLET]).await.expect("known");
+                let lag = node.clock().now().earliest.since(safe);
+                println!("{topology}, ε = {epsilon} ms: the safe time lags by {lag:?}");
+                assert!(lag < millis(1_000), "{lag:?}");
+                assert_eq!(get_here(&node, 1, safe).await, Ok(Some(59)));
+            });
+        }
+    }
+}
+
+/// Every clock is as far off as it may be.
+#[test]
+fn no_replica_returns_a_version_before_its_timestamp_has_certainly_passed() {
+    for (seed, epsilon) in [(1, 0), (2, 7), (3, 40), (4, 100)] {
+        let setup = Setup {
+            seed,
+            topology: "metro-3",
+            epsilon: millis(epsilon),
+            skewed: true,
+            ..Setup::default()
+        };
+        run_setup(setup, |cluster| async move {
+            cluster.create_tablet(1).await;
+            know_the_tablets(&cluster).await;
+            let leader = cluster.node(1);
+            let versions = Arc::new(Mutex::new(BTreeMap::new()));
+            let writes = async {
+                for value in 1..40 {
+                    let at = put(&leader, 1, value).await.expect("written");
+                    versions.lock().expect("no panics").insert(value, at);
+                    leader.env().sleep(millis(value % 7 * 20)).await;
+                }
+            };
+            let reads = (2..=3).map(|number| {
+                let (cluster, versions) = (&cluster, Arc::clone(&versions));
+                async move {
+                    let node = cluster.node(number);
+                    let (mut served, mut refused) = (0, 0);
+                    for round in 0..900 {
+                        node.env().sleep(millis(5)).await;
+                        let now = node.clock().now();
+                        let safe = node.safe_time(TABLET).expect("a replica");
+                        // At what it says, around now, and somewhat before.
+                        let at = match round % 3 {
+                            0 => safe,
+                            1 => now.latest,
+                            _ => now.earliest.minus(millis(round % 300)),
+                        };
+                        match get_here(&node, 1, at).await {
+                            Ok(found) => {
+                                served += 1;
+                                assert!(node.clock().now().earliest > at);
+                                assert!(cluster.world.true_time() > at);
+                                let known = versions.lock().expect("no panics");
+                                if let Some(written) = found.and_then(|value| known.get(&value)) {
+                                    assert!(*written <= at);
+                                }
+                            }
+                            Err(TxnError::TooFresh { safe, .. }) => {
+                                refused += 1;
+                                assert!(at > safe);
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    println!("node {number}: {served} were served, {refused} were too fresh");
+                    assert!(served > 200 && refused > 200, "{served}, {refused}");
+                }
+            });
+            futures::join!(writes, futures::future::join_all(reads));
+        });
+    }
+}
+
+#[test]
+fn the_nearest_replica_that_answers_serves() {
+    run(1, "us-eu-3", millis(4), |cluster| async move {
+        cluster.create_tablet(1).await;
+        know_the_tablets(&cluster).await;
+        put(&cluster.node(1), 1, 10).await.expect("written");
+        let node = cluster.node(3);
+        node.env().sleep(millis(2_000)).await;
+        let at = node.clock().now().earliest.minus(millis(1_000));
+        // Without the leader, and without a majority.
+        for other in [1, 2].map(NodeId::new) {
+            cluster.network.cut(NodeId::new(3), other);
+        }
+        node.env().sleep(millis(5_000)).await;
+        let (took, read) = cluster.time(get_at(&node, 1, at)).await;
+        assert_eq!(read, Ok(Some(10)));
+        assert!(took < millis(2), "{took:?}");
+        assert!(matches!(
+            get_here(&node, 1, node.clock().now().earliest.minus(millis(2_000))).await,
+            Err(TxnError::TooFresh { .. })
+        ));
+        cluster.network.heal();
+        // Nobody reads in the future, and the tablet doesn't wait for it either.
+        let future = node.clock().now().latest.plus(Duration::from_secs(3_600));
+        assert!(matches!(get_at(&node, 1, future).await, Err(TxnError::Refused { .. })));
+        let (took, written) = cluster.time(put(&cluster.node(1), 1, 11)).await;
+        written.expect("written");
+        assert!(took < millis(3_000), "{took:?}");
+    });
+}
+
+#[test]
+fn a_timestamp_is_read_over_all_tablets_whoever_leads_them() {
+    run(1, "us-eu-3", millis(4), |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(1);
+        for k in 0..10 {
+            put(&node, k, 1).await.expect("written");
+        }
+        let child = node.split(key(5)).await.expect("split");
+        node.transfer_leader(child, NodeId::new(2)).await.expect("transferred");
+        know_the_tablets(&cluster).await;
+        node.env().sleep(millis(2_000)).await;
+        let at = node.clock().now().earliest.minus(millis(1_000));
+        for number in 1..=3 {
+            let node = cluster.node(number);
+            let (took, found) = cluster.time(scan_at(&node, at)).await;
+            assert_eq!(found, Ok((0..10).map(|k| (k, 1)).collect()));
+            assert!(took < millis(2), "{took:?}");
+        }
+        let scan = ScanRequest {
+            range: table_range(TABLE),
+            at: ReadAt::Exact(at),
+            limit: u64::MAX,
+            reverse: false,
+        };
+        let both = node.scan_stale(TABLET, scan).await;
+        assert!(matches!(both, Err(TxnError::Moved { .. })), "it covers a part only");
+    });
+}
+
+/// What was found of a key at a timestamp: the version's timestamp and its value.
+type Found = Option<(Timestamp, u64)>;
+
+/// What readers have seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// By timestamp and key.
+    rows: BTreeMap<Timestamp, BTreeMap<Vec<u8>, Found>>,
+    whole: u64,
+    at_replicas: u64,
+    too_fresh: u64,
+    elsewhere: u64,
+}
+
+impl Seen {
+    /// The same timestamp shows the same rows, whenever and wherever.
+    fn see(&mut self, at: Timestamp, key: Vec<u8>, found: Found, by: &str) {
+        let known = *self.rows.entry(at).or_default().entry(key.clone()).or_insert(found);
+        assert_eq!(found, known, "{by} at {at}, key {key:?}");
+    }
+
+    fn count(&mut self, error: &TxnError) {
+        match error {
+            TxnError::TooFresh { .. } => self.too_fresh += 1,
+            error => {
+                assert!(
+                    !matches!(error, TxnError::Internal(_) | TxnError::TooOld { .. }),
+                    "{error}"
+                );
+                self.elsewhere += 1;
+            }
+        }
+    }
+}
+
+/// One of the timestamps that were read at before, most often a late one; or a new one.
+fn pick(node: &Node, seen: &Seen, rng: &mut StdRng) -> Timestamp {
+    let count = seen.rows.len();
+    if count == 0 || rng.random_bool(0.2) {
+        return node.clock().now().earliest.minus(millis(rng.random_range(0..3_000)));
+    }
+    let back = if rng.random_bool(0.7) { count.min(20) } else { count };
+    *seen.rows.keys().nth_back(rng.random_range(0..back)).expect("there are so many")
+}
+
+/// Reads what a node's own replica of a tablet has of the accounts.
+async fn look_here(
+    node: &Node,
+    status: &TabletStatus,
+    at: Timestamp,
+    seen: &Mutex<Seen>,
+) -> Result<(), TxnError> {
+    let tablet = &status.descriptor;
+    let read = node.open_stale(tablet.id, at, &tablet.range).await?;
+    let mut seen = seen.lock().expect("no panics");
+    let by = format!("{} of {}, led by {:?}", tablet.id, node.id(), status.leader);
+    for key in (0..ACCOUNTS).map(account).filter(|key| tablet.range.contains(key)) {
+        let version = read.snapshot.get(&key, read.at).expect("readable");
+        let found = version.and_then(|v| Some((v.ts, bank::balance(&v.value?))));
+        seen.see(at, key, found, &by);
+    }
+    seen.at_replicas += 1;
+    Ok(())
+}
+
+async fn looks(
+    cluster: Arc<Cluster>,
+    env: Env,
+    until: Duration,
+    opened: Timestamp,
+    all: Arc<Mutex<Seen>>,
+) {
+    let mut rng = env.fork_rng();
+    let began = env.moment();
+    while env.moment().since(began) < until {
+        env.sleep(millis(rng.random_range(5..60))).await;
+        let Some(node) = gateway(&cluster, &mut rng) else { continue };
+        let known = pick(&node, &all.lock().expect("no panics"), &mut rng);
+        if rng.random_bool(0.3) {
+            let found = env.timeout(Duration::from_secs(20), scan_at(&node, known)).await;
+            let mut seen = all.lock().expect("no panics");
+            match found {
+                Ok(Ok(rows)) => {
+                    let total: u64 = rows.iter().map(|(_, balance)| balance).sum();
+                    if known >= opened {
+                        assert_eq!(total, TOTAL, "at {known}, through {}", node.id());
+                    }
+                    seen.whole += 1;
+                }
+                Ok(Err(error)) => seen.count(&error),
+                Err(_) => {}
+            }
+            continue;
+        }
+        let Ok(replicas) = node.replicas() else { continue };
+        for status in replicas.iter().filter(|status| status.descriptor.id > TabletId::new(1)) {
+            let safe = node.safe_time(status.descriptor.id).unwrap_or(Timestamp::MIN);
+            // Where it matters most: the last timestamp that it serves.
+            let at = if rng.random_bool(0.4) && safe > opened { safe } else { known };
+            let looked = look_here(&node, status, at, &all);
+            if let Ok(Err(error)) = env.timeout(Duration::from_secs(20), looked).await {
+                all.lock().expect("no panics").count(&error);
+            }
+        }
+    }
+}
+
+/// No version was written later at or below a timestamp that was read at, and at each of them nothing
+/// was half done: at the end, when all is still there.
+async fn expect_the_past(cluster: &Cluster, seen: &Seen, opened: Timestamp) {
+    let node = cluster.node(1);
+    node.refresh_directory().await.expect("read");
+    for (at, rows) in &seen.rows {
+        let mut total = 0;
+        for key in (0..ACCOUNTS).map(account) {
+            let tablet = node.tablets(&KeyRange::point(key.clone())).await.expect("known")[0].id;
+            let found = node.get(tablet, vec![key.clone()], ReadAt::Exact(*at)).await;
+            let (_, found) = found.expect("its leader serves");
+            let found = found[0].as_ref().map(|row| (row.ts, bank::balance(&row.value)));
+            total += found.map_or(0, |(_, balance)| balance);
+            if let Some(before) = rows.get(&key) {
+                assert_eq!(*before, found, "at {at}, key {key:?}: not as it was seen");
+            }
+        }
+        if *at >= opened {
+            assert_eq!(total, TOTAL, "at {at}");
+        }
+    }
+}
+
+fn history(seed: u64, seconds: u64) -> (u64, u64, Seen) {
+    let protocol =
+        if seed % 4 == 3 { CommitProtocol::TwoPhase } else { CommitProtocol::CommitWait };
+    let splits =
+        SplitOptions { split_size: None, merge_after: None, ..SplitOptions::virtual_time() };
+    let setup = Setup {
+        seed,
+        topology: ["us-eu-3", "metro-3"][usize::try_from(seed % 2).expect("small")],
+        nodes: NODES,
+        epsilon: millis([30, 2, 0][usize::try_from(seed % 3).expect("small")]),
+        skewed: true,
+        log_keep: seed.is_multiple_of(2).then_some(40),
+        splits,
+    };
+    run_setup(setup, |cluster| async move {
+        cluster.create_tablet(seed % NODES + 1).await;
+        let env: Env = cluster.world.node(10_000);
+        let node = cluster.node(1);
+        node.refresh_directory().await.expect("read");
+        let mut open = node.begin(None, protocol, Timestamp::MIN);
+        for number in 0..ACCOUNTS {
+            open.put(account(number), BALANCE.to_be_bytes().to_vec());
+        }
+        let opened = open.commit().await.expect("committed");
+        for at in [4, 8] {
+            node.split(account(at)).await.expect("split");
+        }
+        // A node that is held can't be started again.
+        drop(node);
+        let until = Duration::from_secs(seconds);
+        let (counts, seen) = (Arc::default(), Arc::<Mutex<Seen>>::default());
+        let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
+        for client in 0..7 {
+            let (cluster, counts, seen) =
+                (Arc::clone(&cluster), Arc::clone(&counts), Arc::clone(&seen));
+            let env: Env = cluster.world.node(10_001 + client);
+            clients.push(Box::pin(async move {
+                if client < 4 {
+                    transfers(cluster, env, until, protocol, counts).await;
+                } else {
+                    looks(cluster, env, until, opened, seen).await;
+                }
+            }));
+        }
+        let nemesis = async {
+            let mut rng = env.fork_rng();
+            let began = env.moment();
+            while env.moment().since(began) < until {
+                env.sleep(millis(rng.random_range(100..2_500))).await;
+                disturb(&cluster, &env, &mut rng, seed).await;
+            }
+        };
+        futures::join!(futures::future::join_all(clients), nemesis);
+        cluster.network.heal();
+        restart_all(&cluster).await;
+        settle(&cluster).await;
+        let seen = std::mem::take(&mut *seen.lock().expect("no panics"));
+        expect_the_past(&cluster, &seen, opened).await;
+        let committed = counts.lock().expect("no panics").committed;
+        (cluster.network.trace_hash(), committed, seen)
+    })
+}
+
+#[test]
+fn a_timestamp_shows_the_same_wherever_and_whenever_it_is_read() {
+    seeds::run(
+        "stale::a_timestamp_shows_the_same_wherever_and_whenever_it_is_read",
+        0..8,
+        |seed| {
+            let (hash, committed, seen) = history(seed, 20);
+            let Seen { whole, at_replicas, too_fresh, elsewhere, rows } = seen;
+            let counts = format!(
+                "{committed} committed; {whole} reads of all, {at_replicas} at replicas, {} timestamps; \
+             {too_fresh} too fresh, {elsewhere} elsewhere",
+                rows.len()
+            );
+            assert!(committed > 10 && whole > 50 && at_replicas > 300, "{counts}");
+            format!("{counts}, trace {hash:016x}")
+        },
+    );
+}
