@@ -199,6 +199,8 @@ pub(crate) enum Command {
     Decide { decided: Decided, schema: Vec<(u64, u64)>, mutations: Vec<Mutation> },
     /// Nobody asks for these outcomes any more.
     Forget { txns: Vec<TxnId> },
+    /// Remove the versions of the range that no read at or above `horizon` sees.
+    Collect { horizon: Timestamp, range: KeyRange },
 }
 
 /// Versions of rows: key, timestamp, value.
@@ -220,6 +222,8 @@ pub(crate) struct Absorb {
     pub(crate) parts: u64,
     /// The outcomes of transactions that were coordinated there.
     pub(crate) outcomes: Vec<Decided>,
+    /// Of the neighbour.
+    pub(crate) horizon: Timestamp,
 }
 
 /// What a frozen tablet holds: the same for as long as it is frozen, and something else after it

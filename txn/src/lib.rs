@@ -23,6 +23,7 @@
 //! (`meridian_replication::raft::lease`), in which there is no other, so it needs to ask nobody.
 
 mod autosplit;
+mod collect;
 mod command;
 mod commit;
 mod directory;
@@ -42,6 +43,7 @@ mod tablet;
 mod tend;
 
 pub use autosplit::SplitOptions;
+pub use collect::DEFAULT_RETENTION;
 pub use command::{
     Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, WholeTxn, WriteRequest,
 };

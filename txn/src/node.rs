@@ -70,6 +70,9 @@ pub struct NodeOptions {
     pub placement: PlacementChange,
     /// When its tablets are split and merged by themselves.
     pub splits: SplitOptions,
+    /// For how long old versions are kept, at least: [`DEFAULT_RETENTION`](crate::DEFAULT_RETENTION).
+    /// Each node has its own; they should be equal.
+    pub retention: Duration,
 }
 
 /// One node of a cluster.
@@ -131,6 +134,7 @@ impl Node {
             voters,
             placement,
             splits,
+            retention,
         } = options;
         let system_replicas: Vec<NodeId> =
             members.iter().take(voters).map(|member| member.id).collect();
@@ -194,7 +198,8 @@ impl Node {
         node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
         node.env.spawn(crate::gateway::transaction::look_after(Weak::clone(&weak)));
         node.env.spawn(safe_time::drive::run(Weak::clone(&weak)));
-        // It reads much now and then.
+        // They read much now and then.
+        node.env.compute(crate::collect::run(Weak::clone(&weak), retention));
         node.env.compute(drive::run(weak, splits));
         Ok(node)
     }

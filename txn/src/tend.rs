@@ -242,6 +242,7 @@ async fn merge(
         content,
         parts,
         outcomes: tablet.machine().outcomes(&node.storage().data.snapshot()?)?,
+        horizon: state.horizon,
     };
     node.ask_to_absorb(into, absorb).await?;
     leave(node, right.id, into).await?;

@@ -50,7 +50,7 @@ impl Tablet {
         self.meter().count(|| range.clone());
         wait_until_after(&*inner.env, &*inner.clock, at).await;
         let snapshot = inner.data.snapshot()?;
-        inner.machine.check_view(&snapshot, range)?;
+        inner.machine.check_view(&snapshot, range, at)?;
         Ok(TabletRead { at, snapshot })
     }
 }

@@ -386,6 +386,7 @@ impl Tablet {
                 return Err(self.not_leader(inner.replica.probable_leader()));
             }
         }
+        let exact = matches!(at, ReadAt::Exact(_));
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -408,6 +409,9 @@ impl Tablet {
         // is no business of this tablet's timestamps. (What was promised before the split is
         // inherited by the new tablet.)
         inner.machine.check(range)?;
+        if exact {
+            inner.machine.check_horizon(at)?;
+        }
         Ok(TabletRead { at, snapshot })
     }
 

@@ -159,6 +159,7 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
         skewed: true,
         log_keep: seed.is_multiple_of(2).then_some(40),
         splits,
+        ..Setup::default()
     };
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;
