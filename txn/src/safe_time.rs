@@ -42,7 +42,8 @@
 //!   all that was assigned or promised in either. The right one was frozen before: its leader doesn't
 //!   close while it is (`TabletMachine::serves`). So nothing is written at or below a to the keys that
 //!   the left one gains, neither before nor after; and no t at or above a is closed before that entry
-//!   is applied.
+//!   is applied. (A right one that closed on while it is frozen could pass a, and then the left one's
+//!   writes.)
 //! * The right one's replicas, wherever there are some still, may serve what was closed there until
 //!   they end: their rows go in the same batch as the record of their state. A read finds the range,
 //!   the rows and the horizon in one view of the data.

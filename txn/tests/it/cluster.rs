@@ -38,6 +38,8 @@ pub struct Setup {
     pub log_keep: Option<u64>,
     pub splits: SplitOptions,
     pub retention: Duration,
+    /// What it takes to handle a message or to apply an entry.
+    pub request: Duration,
 }
 
 impl Default for Setup {
@@ -53,6 +55,7 @@ impl Default for Setup {
             log_keep: None,
             splits,
             retention: meridian_txn::DEFAULT_RETENTION,
+            request: Duration::ZERO,
         }
     }
 }
@@ -89,7 +92,8 @@ where
     T: Future,
 {
     let topology = Topology::load(setup.topology).expect("shipped");
-    World::run_virtual(setup.seed, CostModel::default(), |world| async move {
+    let costs = CostModel { request: setup.request, ..CostModel::default() };
+    World::run_virtual(setup.seed, costs, |world| async move {
         let network = SimulatedNetwork::new(&world, topology.clone());
         let disks = (1..=setup.nodes).map(|number| (number, SimulatedDisk::new())).collect();
         let (nodes, starts) = (Mutex::default(), AtomicU64::default());

@@ -1,6 +1,7 @@
 //! Reads at timestamps in the past, at replicas that don't lead.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn number(row: Option<&meridian_txn::Row>) -> Option<u64> {
+fn number_of(row: Option<&meridian_txn::Row>) -> Option<u64> {
     row.map(|row| u64::from_be_bytes(row.value.clone().try_into().expect("eight bytes")))
 }
 
 /// A key as it was at a timestamp, from the nearest replica.
 async fn get_at(node: &Node, k: u64, at: Timestamp) -> Result<Option<u64>, TxnError> {
     let rows = node.get_stale(TABLET, vec![key(k)], at).await?;
-    Ok(number(rows[0].as_ref()))
+    Ok(number_of(rows[0].as_ref()))
 }
 
 /// The same, from this node's replica or not at all.
@@ -100,7 +101,7 @@ fn a_stale_read_far_from_the_leader_is_local() {
     }
 }
 
-/// Every clock is as far off as it may be.
+/// Every clock is as far off as it may be: that of node 2 ahead, the others behind.
 #[test]
 fn no_replica_returns_a_version_before_its_timestamp_has_certainly_passed() {
     for (seed, epsilon) in [(1, 0), (2, 7), (3, 40), (4, 100)] {
@@ -112,9 +113,10 @@ fn no_replica_returns_a_version_before_its_timestamp_has_certainly_passed() {
             ..Setup::default()
         };
         run_setup(setup, |cluster| async move {
-            cluster.create_tablet(1).await;
+            let led_from = 1 + seed % 2;
+            cluster.create_tablet(led_from).await;
             know_the_tablets(&cluster).await;
-            let leader = cluster.node(1);
+            let leader = cluster.node(led_from);
             let versions = Arc::new(Mutex::new(BTreeMap::new()));
             let writes = async {
                 for value in 1..40 {
@@ -123,7 +125,7 @@ fn no_replica_returns_a_version_before_its_timestamp_has_certainly_passed() {
                     leader.env().sleep(millis(value % 7 * 20)).await;
                 }
             };
-            let reads = (2..=3).map(|number| {
+            let reads = [3 - led_from, 3].map(|number| {
                 let (cluster, versions) = (&cluster, Arc::clone(&versions));
                 async move {
                     let node = cluster.node(number);
@@ -222,6 +224,159 @@ fn a_timestamp_is_read_over_all_tablets_whoever_leads_them() {
         };
         let both = node.scan_stale(TABLET, scan).await;
         assert!(matches!(both, Err(TxnError::Moved { .. })), "it covers a part only");
+    });
+}
+
+/// Reads at a node's own replica, at the last timestamp that it serves, until told otherwise; then
+/// asks the leader for the same.
+async fn expect_what_the_leader_has(
+    cluster: &Cluster,
+    number: u64,
+    k: u64,
+    over: &AtomicBool,
+) -> BTreeMap<Timestamp, Option<u64>> {
+    let node = cluster.node(number);
+    let mut found = BTreeMap::new();
+    while !over.load(Ordering::SeqCst) {
+        let safe = node.safe_time(TABLET).unwrap_or(Timestamp::MIN);
+        if safe > Timestamp::MIN
+            && let Ok(read) = get_here(&node, k, safe).await
+        {
+            assert_eq!(*found.entry(safe).or_insert(read), read, "at {safe}");
+        }
+        node.env().sleep(Duration::from_micros(400)).await;
+    }
+    for (at, read) in &found {
+        let (_, rows) = node.get(TABLET, vec![key(k)], ReadAt::Exact(*at)).await.expect("read");
+        assert_eq!(number_of(rows[0].as_ref()), *read, "at {at}");
+    }
+    found
+}
+
+#[test]
+fn a_replica_that_lags_serves_no_more_than_it_has() {
+    let setup = Setup { topology: "metro-3", request: millis(1), ..Setup::default() };
+    run_setup(setup, |cluster| async move {
+        cluster.create_tablet(1).await;
+        know_the_tablets(&cluster).await;
+        let leader = cluster.node(1);
+        for value in 0..3 {
+            cluster.stop(3).await;
+            let mut writes = Vec::new();
+            for round in 0..900 {
+                let leader = Arc::clone(&leader);
+                writes.push(async move { put(&leader, 1, value * 1_000 + round).await });
+            }
+            futures::future::join_all(writes).await;
+            cluster.restart(3).await;
+            let over = AtomicBool::new(false);
+            let ends = async {
+                // Now and then another one, whose entry is the last for a while.
+                for round in 0..6 {
+                    leader.env().sleep(millis(500)).await;
+                    put(&leader, 1, value * 1_000 + 900 + round).await.expect("written");
+                }
+                over.store(true, Ordering::SeqCst);
+            };
+            let (found, ()) =
+                futures::join!(expect_what_the_leader_has(&cluster, 3, 1, &over), ends);
+            let values: std::collections::BTreeSet<_> = found.values().collect();
+            println!("{} timestamps, {} values", found.len(), values.len());
+            assert!(values.len() > 3, "{values:?}");
+        }
+    });
+}
+
+/// Node 1 leads and is cut off; another one is elected.
+#[test]
+fn who_has_no_lease_closes_nothing() {
+    for (seed, topology, epsilon) in [(1, "us-eu-3", 0), (2, "metro-3", 40)] {
+        let setup =
+            Setup { seed, topology, epsilon: millis(epsilon), skewed: true, ..Setup::default() };
+        run_setup(setup, |cluster| async move {
+            cluster.create_tablet(1).await;
+            know_the_tablets(&cluster).await;
+            put(&cluster.node(1), 1, 1).await.expect("written");
+            cluster.node(1).env().sleep(millis(1_000)).await;
+            for other in [2, 3].map(NodeId::new) {
+                cluster.network.cut(NodeId::new(1), other);
+            }
+            let over = AtomicBool::new(false);
+            let other = cluster.node(2);
+            let writes = async {
+                for value in 2..40 {
+                    while put(&other, 1, value).await.is_err() {}
+                    other.env().sleep(millis(150)).await;
+                }
+                cluster.network.heal();
+                other.env().sleep(millis(5_000)).await;
+                over.store(true, Ordering::SeqCst);
+            };
+            let (found, ()) =
+                futures::join!(expect_what_the_leader_has(&cluster, 1, 1, &over), writes);
+            assert!(found.len() > 5, "{found:?}");
+        });
+    }
+}
+
+/// The right tablet is on other nodes than the left one, which takes it in; its replicas go later.
+#[test]
+fn a_tablet_that_is_absorbed_closes_nothing_more() {
+    let setup = Setup { topology: "us-eu-3", nodes: 6, epsilon: millis(1), ..Setup::default() };
+    run_setup(setup, |cluster| async move {
+        cluster.create_tablet(1).await;
+        let node = cluster.node(1);
+        put(&node, 9, 1).await.expect("written");
+        let mut reads = 0;
+        for round in 1..=10 {
+            let right = node.split(key(5)).await.expect("split");
+            for number in 1..=3 {
+                let (from, to) = (NodeId::new(number), NodeId::new(number + 3));
+                node.move_replica(right, from, to).await.expect("moved");
+            }
+            know_the_tablets(&cluster).await;
+            let over = AtomicBool::new(false);
+            let writes = async {
+                for value in 0.. {
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    put(&node, 9, round * 10_000 + value).await.expect("written");
+                }
+            };
+            let looks = (4..=6).map(|number| {
+                let (cluster, over) = (&cluster, &over);
+                async move {
+                    let node = cluster.node(number);
+                    let mut found = BTreeMap::new();
+                    while !over.load(Ordering::SeqCst) {
+                        node.env().sleep(millis(2)).await;
+                        let Some(safe) = node.safe_time(right) else { continue };
+                        let range = KeyRange::point(key(9));
+                        let Ok(read) = node.open_stale(right, safe, &range).await else { continue };
+                        let version = read.snapshot.get(&key(9), safe).expect("readable");
+                        found.insert(safe, version.map(|version| version.ts));
+                    }
+                    found
+                }
+            });
+            let merges = async {
+                node.env().sleep(millis(700 + round * 37)).await;
+                node.merge(TABLET).await.expect("merged");
+                node.env().sleep(millis(500)).await;
+                over.store(true, Ordering::SeqCst);
+            };
+            let looks = futures::future::join_all(looks);
+            let (found, (), ()) = futures::join!(looks, writes, merges);
+            know_the_tablets(&cluster).await;
+            for (at, read) in found.into_iter().flatten() {
+                let now = node.get(TABLET, vec![key(9)], ReadAt::Exact(at)).await.expect("read");
+                assert_eq!(now.1[0].as_ref().map(|row| row.ts), read, "round {round}, at {at}");
+                reads += 1;
+            }
+        }
+        println!("{reads} timestamps");
+        assert!(reads > 30, "{reads}");
     });
 }
 
@@ -497,14 +652,21 @@ async fn expect_the_past(cluster: &Cluster, seen: &Seen, opened: Timestamp) {
     for (at, rows) in &seen.rows {
         let (mut total, mut whole) = (0, true);
         for key in (0..ACCOUNTS).map(account) {
-            let tablet = node.tablets(&KeyRange::point(key.clone())).await.expect("known")[0].id;
-            let found = match node.get(tablet, vec![key.clone()], ReadAt::Exact(*at)).await {
-                Ok((_, found)) => found,
-                Err(TxnError::TooOld { .. }) => {
-                    whole = false;
-                    continue;
+            let found = loop {
+                let tablets = node.tablets(&KeyRange::point(key.clone())).await.expect("known");
+                match node.get(tablets[0].id, vec![key.clone()], ReadAt::Exact(*at)).await {
+                    Ok((_, found)) => break Some(found),
+                    Err(TxnError::TooOld { .. }) => break None,
+                    // What was begun before still goes on.
+                    Err(TxnError::Moved { .. } | TxnError::NoSuchTablet { .. }) => {
+                        node.refresh_directory().await.expect("read");
+                    }
+                    Err(error) => panic!("its leader serves: {error}"),
                 }
-                Err(error) => panic!("its leader serves: {error}"),
+            };
+            let Some(found) = found else {
+                whole = false;
+                continue;
             };
             let found = found[0].as_ref().map(|row| (row.ts, bank::balance(&row.value)));
             total += found.map_or(0, |(_, balance)| balance);
@@ -531,6 +693,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, Seen) {
         skewed: true,
         log_keep: seed.is_multiple_of(2).then_some(40),
         splits,
+        request: Duration::ZERO,
         // With some seeds, what is read again may be gone.
         retention: if seed % 8 < 4 { DEFAULT_RETENTION } else { Duration::from_secs(3) },
     };
