@@ -369,6 +369,7 @@ impl Cluster {
             voters: DEFAULT_VOTERS.min(self.options.nodes.len()),
             placement: self.options.placement.clone(),
             splits: self.options.splits,
+            retention: meridian_txn::DEFAULT_RETENTION,
         };
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;

@@ -202,6 +202,8 @@ pub(crate) enum Command {
     Decide { decided: Decided, schema: Vec<(u64, u64)>, mutations: Vec<Mutation> },
     /// Nobody asks for these outcomes any more.
     Forget { txns: Vec<TxnId> },
+    /// Remove the versions of the range that no read at or above `horizon` sees.
+    Collect { horizon: Timestamp, range: KeyRange },
 }
 
 /// Versions of rows: key, timestamp, value.
@@ -223,6 +225,8 @@ pub(crate) struct Absorb {
     pub(crate) parts: u64,
     /// The outcomes of transactions that were coordinated there.
     pub(crate) outcomes: Vec<Decided>,
+    /// Of the neighbour.
+    pub(crate) horizon: Timestamp,
 }
 
 /// What a frozen tablet holds: the same for as long as it is frozen, and something else after it
@@ -397,6 +401,26 @@ pub(crate) enum Request {
     Alive {
         tablet: TabletId,
         txns: Vec<TxnId>,
+    },
+    Stale(Stale),
+}
+
+/// A request to a replica that need not lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stale {
+    /// Read, if the replica has everything up to that timestamp.
+    Get {
+        tablet: TabletId,
+        keys: Vec<Vec<u8>>,
+        at: Timestamp,
+    },
+    Scan {
+        tablet: TabletId,
+        scan: ScanRequest,
+    },
+    /// Up to which timestamp does it have everything?
+    SafeTime {
+        tablet: TabletId,
     },
 }
 

@@ -3,6 +3,7 @@
 use meridian_replication::TabletDescriptor;
 use meridian_replication::net::NetError;
 use meridian_storage::{NodeId, StorageError, TabletId};
+use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Why a request to a tablet was not carried out.
@@ -83,12 +84,41 @@ pub enum TxnError {
         /// What would help.
         hint: Option<String>,
     },
+    /// The replica can't serve reads at that timestamp yet. Another one may, or the leader, or this
+    /// one a moment later.
+    #[error("this replica of {tablet} can serve reads up to {safe} only")]
+    TooFresh {
+        /// The tablet.
+        tablet: TabletId,
+        /// Its safe time.
+        safe: Timestamp,
+        /// Who leads, if the replica knows.
+        leader: Option<NodeId>,
+    },
+    /// The versions that a read at that timestamp would see may be gone.
+    #[error(
+        "{tablet} has versions as of {horizon}, and none that are older: the timestamp is older than the retention period"
+    )]
+    TooOld {
+        /// The tablet.
+        tablet: TabletId,
+        /// The oldest timestamp at which it can be read.
+        horizon: Timestamp,
+    },
     /// A node's storage failed, or something is not as it must be.
     #[error("{0}")]
     Internal(String),
 }
 
 impl TxnError {
+    /// A read of what is yet to come.
+    pub(crate) fn in_the_future() -> Self {
+        Self::refused(
+            "the timestamp of the read lies in the future",
+            "Read at a timestamp that has passed.",
+        )
+    }
+
     /// A request that makes no sense, with a hint.
     pub(crate) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Refused { message: message.into(), hint: Some(hint.into()) }

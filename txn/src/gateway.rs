@@ -6,6 +6,7 @@ mod changes;
 mod committing;
 mod routes;
 mod search;
+pub(crate) mod stale;
 pub(crate) mod transaction;
 
 use std::future::Future;
@@ -167,8 +168,8 @@ impl Node {
     }
 
     /// Finds the leader of a tablet and makes `attempt` there. What certainly wasn't done
-    /// ([`TxnError::NotLeader`], [`TxnError::Unavailable`], a replica that isn't there) is attempted
-    /// again elsewhere, for several elections; any other error ends it.
+    /// ([`TxnError::NotLeader`], [`TxnError::TooFresh`], [`TxnError::Unavailable`], a replica that
+    /// isn't there) is attempted again elsewhere, for several elections; any other error ends it.
     ///
     /// # Errors
     /// The attempt's last error.
@@ -199,7 +200,9 @@ impl Node {
                 Err(error) => error,
             };
             let pause = match &error {
-                TxnError::NotLeader { leader, .. } => search.redirected(*leader),
+                TxnError::NotLeader { leader, .. } | TxnError::TooFresh { leader, .. } => {
+                    search.redirected(*leader)
+                }
                 TxnError::Unavailable { .. } => search.next(),
                 TxnError::NoSuchTablet { .. } => {
                     // The replica may not be opened yet, or the tablet may be gone.

@@ -9,7 +9,8 @@
 //! One that lags may also come to cover what another replica here has already: when it absorbs a
 //! neighbour that was split off again later, and the new tablet came here by an image before. What
 //! it writes there is there already. But those rows aren't its own: they belong to the replica that
-//! is ahead, of the later generation.
+//! is ahead, of the later generation; and what is old there may be collected by now, so it leaves
+//! them alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,13 +42,46 @@ struct Claims {
     all: BTreeMap<TabletId, Claim>,
     /// Replicas whose rows were taken over by another's; they are about to be removed.
     over: BTreeSet<TabletId>,
+    /// Some key is held by two.
+    shared: bool,
+}
+
+impl Claims {
+    /// What a tablet holds has changed.
+    fn look(&mut self, changed: TabletId) {
+        let held = |claim: &Claim| claim.held.as_ref().map(|(range, _)| range.clone());
+        if self.shared {
+            let mut all: Vec<KeyRange> = self.all.values().filter_map(held).collect();
+            all.sort_unstable();
+            self.shared = all.windows(2).any(|pair| pair[0].overlaps(&pair[1]));
+        } else if let Some(range) = self.all.get(&changed).and_then(held) {
+            let others = self.all.iter().filter(|(tablet, _)| **tablet != changed);
+            let mut held = others.filter_map(|(_, claim)| claim.held.as_ref());
+            self.shared = held.any(|(other, _)| other.overlaps(&range));
+        }
+    }
 }
 
 impl Holdings {
     /// The replica covers what the descriptor says from now on, or nothing yet.
     pub(crate) fn hold(&self, tablet: TabletId, descriptor: Option<&TabletDescriptor>) {
         let held = descriptor.map(|descriptor| (descriptor.range.clone(), descriptor.generation));
-        self.lock().all.insert(tablet, Claim { held, offered: None });
+        let mut claims = self.lock();
+        claims.all.insert(tablet, Claim { held, offered: None });
+        claims.look(tablet);
+    }
+
+    /// The part of what a tablet covers that is held by a replica here that is ahead of it. Nearly
+    /// always there is none.
+    pub(crate) fn foreign(&self, descriptor: &TabletDescriptor) -> Vec<KeyRange> {
+        let claims = self.lock();
+        if !claims.shared {
+            return Vec::new();
+        }
+        let ahead = claims.all.values().filter_map(|claim| claim.held.as_ref());
+        let ahead = ahead
+            .filter(|(range, of)| *of > descriptor.generation && range.overlaps(&descriptor.range));
+        ahead.map(|(range, _)| range.intersect(&descriptor.range)).collect()
     }
 
     /// The part of what a tablet covers that isn't held by a replica here that is ahead of it.
@@ -86,6 +120,7 @@ impl Holdings {
         for tablet in tablets {
             claims.all.remove(tablet);
             claims.over.insert(*tablet);
+            claims.look(*tablet);
         }
     }
 
@@ -99,6 +134,7 @@ impl Holdings {
         let mut claims = self.lock();
         claims.all.remove(&tablet);
         claims.over.remove(&tablet);
+        claims.look(tablet);
     }
 
     fn lock(&self) -> MutexGuard<'_, Claims> {
@@ -179,7 +215,13 @@ mod tests {
         holdings.hold(PARENT, Some(&parent));
         assert_eq!(holdings.own(&parent), [range(0, 3), range(5, 9)]);
         assert_eq!(holdings.own(&child), [range(3, 5)]);
+        assert_eq!(holdings.foreign(&parent), [range(3, 5)]);
+        assert_eq!(holdings.foreign(&child), []);
         assert_eq!(holdings.here(&BTreeSet::from([PARENT])), [(PARENT, holdings.own(&parent))]);
+        let parent = tablet(PARENT, 0, 3, 8);
+        holdings.hold(PARENT, Some(&parent));
+        assert_eq!(holdings.foreign(&parent), []);
+        assert!(!holdings.lock().shared);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! (`meridian_replication::raft::lease`), in which there is no other, so it needs to ask nobody.
 
 mod autosplit;
+mod collect;
 mod command;
 mod commit;
 mod directory;
@@ -31,11 +32,13 @@ pub mod oracle;
 mod placement;
 mod reconcile;
 pub mod rest;
+mod safe_time;
 mod service;
 mod tablet;
 mod tend;
 
 pub use autosplit::SplitOptions;
+pub use collect::DEFAULT_RETENTION;
 pub use command::{
     Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, TxnLock, WholeTxn, WriteRequest,
 };

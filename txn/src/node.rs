@@ -19,11 +19,14 @@ use crate::command::{ReadAt, TxnLock};
 use crate::directory::{Directory, SYSTEM_TABLET, system_tablet};
 use crate::error::TxnError;
 use crate::gateway::attending;
+use crate::gateway::stale::Silent;
 use crate::gateway::transaction::Held;
 use crate::holdings::Holdings;
 use crate::locks::TxnId;
 use crate::once::Once;
 use crate::placement::{Current, allocate, default_placement};
+use crate::safe_time;
+use crate::safe_time::drive::{ClosedService, SafeTime};
 use crate::service::{SERVICE, TabletService};
 use crate::tablet::{
     Event, Tablet, TabletMachine, TabletParts, TabletRead, creation, is_stored, removal,
@@ -69,6 +72,9 @@ pub struct NodeOptions {
     pub placement: PlacementChange,
     /// When its tablets are split and merged by themselves.
     pub splits: SplitOptions,
+    /// For how long old versions are kept, at least: [`DEFAULT_RETENTION`](crate::DEFAULT_RETENTION).
+    /// Each node has its own; they should be equal.
+    pub retention: Duration,
 }
 
 /// One node of a cluster.
@@ -89,6 +95,8 @@ pub struct Node {
     /// One replica is opened or removed at a time.
     opening: tokio::sync::Mutex<()>,
     holdings: Arc<Holdings>,
+    safe_time: SafeTime,
+    silent: Silent,
     pub(crate) once: Once,
     /// Told by the replicas' state machines.
     events: UnboundedSender<Event>,
@@ -130,6 +138,7 @@ impl Node {
             voters,
             placement,
             splits,
+            retention,
         } = options;
         let system_replicas: Vec<NodeId> =
             members.iter().take(voters).map(|member| member.id).collect();
@@ -162,6 +171,8 @@ impl Node {
             leader_hints: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
             holdings: Arc::default(),
+            safe_time: SafeTime::default(),
+            silent: Silent::default(),
             once: Once::default(),
             events,
             tending: Mutex::default(),
@@ -170,6 +181,8 @@ impl Node {
             this: Weak::clone(this),
         });
         node.registry.register(SERVICE, Arc::new(TabletService(Arc::downgrade(&node))));
+        let closed = ClosedService(Arc::downgrade(&node));
+        node.registry.register(safe_time::drive::SERVICE, Arc::new(closed));
         let stored = stored_tablets(&node.storage.data.snapshot()?)?;
         // All of them before any is opened: one that absorbs another when its log is replayed must
         // know that the other is here.
@@ -190,7 +203,9 @@ impl Node {
         node.env.spawn(crate::reconcile::run(Weak::clone(&weak)));
         node.env.spawn(attending::look_after(Weak::clone(&weak)));
         node.env.spawn(attending::keep_alive(Weak::clone(&weak)));
-        // It reads much now and then.
+        node.env.spawn(safe_time::drive::run(Weak::clone(&weak)));
+        // They read much now and then.
+        node.env.compute(crate::collect::run(Weak::clone(&weak), retention));
         node.env.compute(drive::run(weak, splits));
         Ok(node)
     }
@@ -280,6 +295,14 @@ impl Node {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    pub(crate) fn closed_timestamps(&self) -> &SafeTime {
+        &self.safe_time
+    }
+
+    pub(crate) fn silent(&self) -> &Silent {
+        &self.silent
     }
 
     pub(crate) fn directory(&self) -> &Directory {

@@ -110,6 +110,15 @@ impl Oracle {
         self.floor = self.floor.max(at);
     }
 
+    /// Closes a timestamp, the highest up to `at_most` that lies below everything that is pending: no
+    /// later write gets it or one below, and whatever has is applied here.
+    pub fn close(&mut self, at_most: Timestamp) -> Timestamp {
+        let pending = self.pending.first_key_value().map(|(first, _)| first.prev());
+        let at = pending.map_or(at_most, |pending| at_most.min(pending));
+        self.promise(at);
+        at
+    }
+
     /// A timestamp, pending, for taking in another tablet, above everything that was assigned or
     /// promised there too. Strong reads are no older from here on.
     pub fn absorb(&mut self, at_least: Timestamp) -> Timestamp {
@@ -205,6 +214,28 @@ mod tests {
         assert!(oracle.must_wait(at));
         oracle.release(pending);
         assert!(!oracle.must_wait(at));
+    }
+
+    #[test]
+    fn what_is_closed_lies_below_what_is_pending_and_above_it_the_next_write() {
+        let mut oracle = oracle();
+        assert_eq!(oracle.close(ts(150)), ts(150));
+        assert_eq!(oracle.assign(ts(120)), ts(151));
+        assert_eq!(oracle.close(ts(300)), ts(150), "it may be in no log yet");
+        let second = oracle.assign(ts(200));
+        oracle.release(second);
+        assert_eq!(oracle.close(ts(300)), ts(150), "the first is pending still");
+        oracle.release(ts(151));
+        assert_eq!(oracle.close(ts(300)), ts(300));
+        assert_eq!(oracle.vote(), ts(301), "nor does a transaction that votes");
+    }
+
+    #[test]
+    fn nothing_is_closed_while_the_last_write_of_an_earlier_leader_may_not_have_passed() {
+        let mut oracle = Oracle::new(ts(100));
+        assert_eq!(oracle.close(ts(300)), ts(99));
+        oracle.release(ts(100));
+        assert_eq!(oracle.close(ts(300)), ts(300));
     }
 
     #[test]

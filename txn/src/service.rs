@@ -1,5 +1,7 @@
 //! What a node does for other nodes' gateways.
 
+mod stale;
+
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -90,6 +92,14 @@ impl Service for TabletService {
 fn answer<T: Serialize>(result: Result<T, TxnError>) -> Bytes {
     let encoded = encode(&result).or_else(|error| encode(&Err::<T, _>(error)));
     encoded.unwrap_or_default().into()
+}
+
+/// From the first key to the last.
+fn hull(keys: &[Vec<u8>]) -> Result<KeyRange, TxnError> {
+    let (Some(first), Some(last)) = (keys.iter().min(), keys.iter().max()) else {
+        return Err(TxnError::Internal("a read of no keys".to_owned()));
+    };
+    Ok(KeyRange { start: first.clone(), end: Some([last, &[0][..]].concat()) })
 }
 
 impl Node {
@@ -193,6 +203,7 @@ impl Node {
                 Ok(tablet) => tablet.alive(&txns).await,
                 Err(error) => Err(error),
             }),
+            Request::Stale(stale) => self.serve_stale(stale).await,
         }
     }
 
@@ -209,9 +220,10 @@ impl Node {
             node.env().work(Work::Write(prepare.part.mutations.len() as u64)).await;
             let (coordinator, by) = (prepare.coordinator, prepare.part.tablet);
             let txn = prepare.part.txn.id;
-            let vote = tablet.prepare(prepare).await;
-            // If it doesn't arrive, the transaction is aborted after a while.
-            let _ = node.send_vote(coordinator, txn, by, vote).await;
+            if let Some(vote) = tablet.prepare(prepare).await {
+                // If it doesn't arrive, the transaction is aborted after a while.
+                let _ = node.send_vote(coordinator, txn, by, vote).await;
+            }
         });
         Ok(())
     }
@@ -249,10 +261,7 @@ impl Node {
         at: ReadAt,
     ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
         let tablet = self.tablet(tablet)?;
-        let (Some(first), Some(last)) = (keys.iter().min(), keys.iter().max()) else {
-            return Err(TxnError::Internal("a read of no keys".to_owned()));
-        };
-        let hull = KeyRange { start: first.clone(), end: Some([last, &[0][..]].concat()) };
+        let hull = hull(&keys)?;
         self.env().work(Work::Read(keys.len() as u64)).await;
         let read = tablet.read(at, &hull).await?;
         Self::rows(&read, keys)

@@ -229,7 +229,11 @@ async fn merge(
     tracing::info!(%into, tablet = %right.id, "merges");
     // Nobody must see there what nobody could have seen here.
     wait_until_after(&**node.env(), &**node.clock(), state.last_write).await;
-    let promised = tablet.floor().unwrap_or(Timestamp::MIN).max(state.last_write);
+    let Some(floor) = tablet.floor() else {
+        let (tablet, leader) = (right.id, tablet.replica().probable_leader());
+        return Err(TxnError::NotLeader { tablet, leader });
+    };
+    let promised = floor.max(state.last_write);
     let content =
         Content { tablet: right.id, generation: right.generation, last_write: state.last_write };
     let parts = node.stage(into, content, &right.range).await?;
@@ -242,6 +246,7 @@ async fn merge(
         content,
         parts,
         outcomes: tablet.machine().outcomes(&node.storage().data.snapshot()?)?,
+        horizon: state.horizon,
     };
     node.ask_to_absorb(into, absorb).await?;
     leave(node, right.id, into).await?;

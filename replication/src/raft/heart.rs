@@ -106,6 +106,10 @@ impl Pulse {
         self.applied.store(index, Ordering::Relaxed);
     }
 
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn confirming(&self) -> Confirming<'_> {
         self.confirming.fetch_add(1, Ordering::Relaxed);
         Confirming(self)

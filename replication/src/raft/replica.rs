@@ -253,6 +253,13 @@ impl Replica {
         self.handing.heart.upgrade()?.take(self, term, at)
     }
 
+    /// The index of the last entry that is applied here. A view of the data that is opened after
+    /// this returns has it.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.pulse.applied()
+    }
+
     /// To whom a leader hands over, if it has begun to: it has no lease any more.
     #[must_use]
     pub fn hands_over(&self, term: u64) -> Option<NodeId> {

@@ -110,6 +110,16 @@ pub(crate) fn txn_error(error: &TxnError) -> SqlError {
                 None => error,
             }
         }
+        TxnError::TooFresh { tablet, safe, .. } => {
+            let message = format!("no replica of tablet {tablet} can serve the read yet");
+            SqlError::new(SqlState::CANNOT_CONNECT_NOW, message)
+                .detail(format!("The last one that was asked can serve reads up to {safe}."))
+        }
+        TxnError::TooOld { horizon, .. } => {
+            let message = "the timestamp of the read is older than the retention period";
+            SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
+                .detail(format!("The oldest that can be read is {horizon}."))
+        }
         TxnError::Internal(text) => SqlError::internal(text.clone()),
     }
 }

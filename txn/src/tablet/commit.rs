@@ -214,18 +214,30 @@ impl Tablet {
         self.leadership().await.map(drop)
     }
 
-    /// A participant's vote. What was voted for lasts until [`Tablet::settle`].
-    pub(crate) async fn prepare(&self, prepare: Prepare) -> Vote {
-        let leadership = self.leadership().await?;
+    /// A participant's vote. What was voted for lasts until [`Tablet::settle`]. None if the same was
+    /// asked before and is under way: its vote isn't certain before it is logged.
+    pub(crate) async fn prepare(&self, prepare: Prepare) -> Option<Vote> {
+        let leadership = match self.leadership().await {
+            Ok(leadership) => leadership,
+            Err(error) => return Some(Err(error)),
+        };
         let txn = prepare.part.txn.id;
-        if let Some(in_doubt) = guard(&leadership.in_doubt).get(&txn) {
-            return Ok(in_doubt.vote);
+        if !guard(&leadership.preparing).insert(txn) {
+            return None;
         }
-        let vote = self.try_to_prepare(&leadership, prepare).await;
-        if vote.is_err() {
-            leadership.settled(txn);
-        }
-        vote
+        let before = guard(&leadership.in_doubt).get(&txn).map(|in_doubt| in_doubt.vote);
+        let vote = match before {
+            Some(vote) => Ok(vote),
+            None => {
+                let vote = self.try_to_prepare(&leadership, prepare).await;
+                if vote.is_err() {
+                    leadership.settled(txn);
+                }
+                vote
+            }
+        };
+        guard(&leadership.preparing).remove(&txn);
+        Some(vote)
     }
 
     async fn try_to_prepare(&self, leadership: &Leadership, prepare: Prepare) -> Vote {

@@ -42,6 +42,13 @@ const ALONE: Duration = Duration::from_secs(3);
 /// How long a replica may take to take over.
 const TRANSFER: Duration = Duration::from_secs(3);
 
+/// How far ahead of the clock a timestamp to read at may lie: to there nothing is written any more.
+const AHEAD: Duration = Duration::from_secs(10);
+
+fn stopped() -> TxnError {
+    TxnError::Unknown { reason: "the leader has stopped".into() }
+}
+
 /// A view of a tablet's rows at one timestamp.
 #[derive(Debug)]
 pub struct TabletRead {
@@ -67,6 +74,8 @@ pub(super) struct Leadership {
     pub(super) locks: Locks,
     /// Held by whatever is about to commit; the tablet is split or merged by who has it alone.
     pub(super) gate: Arc<RwLock<()>>,
+    /// Transactions whose votes are under way.
+    pub(super) preparing: Mutex<BTreeSet<TxnId>>,
     /// Transactions that have voted to commit here.
     pub(super) in_doubt: Mutex<BTreeMap<TxnId, InDoubt>>,
     /// Those that are coordinated here.
@@ -121,6 +130,7 @@ impl Leadership {
             log_order: tokio::sync::Mutex::new(()),
             locks: Locks::default(),
             gate: Arc::default(),
+            preparing: Mutex::default(),
             in_doubt: Mutex::default(),
             ballots: Mutex::default(),
             outcomes: Mutex::default(),
@@ -390,6 +400,12 @@ impl Tablet {
                 return Err(self.not_leader(inner.replica.probable_leader()));
             }
         }
+        let exact = matches!(at, ReadAt::Exact(_));
+        if let ReadAt::Exact(at) = at
+            && at > inner.clock.now().latest.plus(AHEAD)
+        {
+            return Err(TxnError::in_the_future());
+        }
         let at = {
             let mut oracle = leadership.oracle();
             match at {
@@ -412,6 +428,9 @@ impl Tablet {
         // is no business of this tablet's timestamps. (What was promised before the split is
         // inherited by the new tablet.)
         inner.machine.check(range)?;
+        if exact {
+            inner.machine.check_horizon(at)?;
+        }
         Ok(TabletRead { at, snapshot })
     }
 
@@ -495,9 +514,7 @@ impl Tablet {
         self.inner.env.spawn(async move {
             let _ = done.send(tablet.write_through(request).await);
         });
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(TxnError::Unknown { reason: "the leader has stopped".into() }))
+        outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     async fn write_through(&self, request: WriteRequest) -> Outcome {
@@ -632,7 +649,17 @@ impl Tablet {
     }
 
     /// Takes in the right neighbour, which is frozen and whose rows are staged here.
-    pub(crate) async fn absorb(&self, mut absorb: Absorb) -> Outcome {
+    pub(crate) async fn absorb(&self, absorb: Absorb) -> Outcome {
+        // Whoever asks may stop waiting; what was assigned has to be released all the same.
+        let (done, outcome) = oneshot::channel();
+        let tablet = self.clone();
+        self.inner.env.spawn(async move {
+            let _ = done.send(tablet.absorb_through(absorb).await);
+        });
+        outcome.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn absorb_through(&self, mut absorb: Absorb) -> Outcome {
         let inner = &self.inner;
         let leadership = self.leadership().await?;
         let (at, submitted) = {

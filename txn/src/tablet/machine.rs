@@ -25,6 +25,10 @@
 //! names: a tablet learns of a newer schema from the first write that was planned under it, and
 //! from then on refuses what was planned under an older one.
 //!
+//! Old versions are collected piece by piece, each by an entry of the log. From the first piece on,
+//! reads below the horizon are refused in all of the tablet, and so are writes computed from ranges
+//! that were read below it: what was deleted since then may have left no trace.
+//!
 //! # Caveats
 //!
 //! A merge copies the right tablet's rows through a log: it is meant for small ones.
@@ -107,6 +111,44 @@ impl TabletMachine {
         Some((state.descriptor.generation, state.last_write))
     }
 
+    /// The tablet's generation, if it serves.
+    pub(crate) fn serves(&self) -> Option<Generation> {
+        let versions = self.lock();
+        let state = versions.committed.as_ref()?;
+        (!state.retired && state.frozen.is_none()).then_some(state.descriptor.generation)
+    }
+
+    /// Refuses what the tablet didn't cover when that view was opened. Who is frozen then has all that
+    /// was closed.
+    pub(crate) fn check_view(
+        &self,
+        view: &DataSnapshot,
+        range: &KeyRange,
+        at: Timestamp,
+    ) -> Result<(), TxnError> {
+        let Some(bytes) = view.record(&state_record(self.id))? else {
+            return Err(TxnError::NoSuchTablet { tablet: self.id });
+        };
+        let state: State = decode(&bytes)?;
+        if state.retired {
+            return Err(TxnError::NoSuchTablet { tablet: self.id });
+        }
+        if !state.descriptor.range.contains_range(range) {
+            return Err(state.moved());
+        }
+        if self.holdings.foreign(&state.descriptor).iter().any(|part| part.overlaps(range)) {
+            let reason = "this replica lags behind another one on its node".to_owned();
+            return Err(TxnError::Unavailable { tablet: self.id, reason });
+        }
+        state.check_horizon(at)
+    }
+
+    /// Refuses a read of versions that may be gone from any view that was opened before.
+    pub(crate) fn check_horizon(&self, at: Timestamp) -> Result<(), TxnError> {
+        // As of the batch that is being committed: the view may have it.
+        self.lock().next.as_ref().map_or(Ok(()), |state| state.check_horizon(at))
+    }
+
     /// Tells the node that there may be something to see to.
     pub(crate) fn notify(&self) {
         let _ = self.events.send(Event::Changed(self.id));
@@ -165,6 +207,9 @@ fn validate(
     if at <= state.last_write {
         return Ok(Err(TxnError::Conflict));
     }
+    if !reads.ranges.is_empty() && reads.at < state.horizon {
+        return Ok(Err(TxnError::Conflict));
+    }
     for (key, seen) in &reads.keys {
         let current = view.get(key, Timestamp::MAX)?.filter(|version| version.value.is_some());
         if current.map(|version| version.ts) != *seen {
@@ -187,15 +232,16 @@ fn validate(
     Ok(Ok(at))
 }
 
-/// Makes a change.
+/// Makes a change, but for keys that are another replica's.
 fn write(
     state: &mut State,
     at: Timestamp,
-    schema: Vec<(u64, u64)>,
-    mutations: Vec<Mutation>,
+    (schema, mutations): (Vec<(u64, u64)>, Vec<Mutation>),
+    foreign: &[KeyRange],
     batch: &mut WriteBatch,
 ) {
-    for mutation in mutations {
+    let own = |m: &Mutation| !foreign.iter().any(|part| part.contains(m.key()));
+    for mutation in mutations.into_iter().filter(own) {
         match mutation {
             Mutation::Insert { key, value } | Mutation::Put { key, value } => {
                 batch.put(key, at, Some(value));
@@ -306,6 +352,10 @@ impl TabletMachine {
         state.absorbed.insert(absorb.right.id);
         state.absorbed.extend(&absorb.absorbed);
         self.end_absorbed(&state.absorbed, view, batch)?;
+        let descriptor = &mut state.descriptor;
+        descriptor.range.end = absorb.right.range.end;
+        descriptor.generation = descriptor.generation.max(absorb.right.generation).next();
+        let foreign = self.holdings.foreign(descriptor);
         let wanted = content_records(self.id, absorb.content);
         for record in view.records(&stage_records(self.id))? {
             let (name, part) = record?;
@@ -316,13 +366,13 @@ impl TabletMachine {
             }
             let versions: Versions = decode(&part).expect("a replica understands its records");
             for (key, at, value) in versions {
-                batch.put(key, at, value);
+                if !foreign.iter().any(|part| part.contains(&key)) {
+                    batch.put(key, at, value);
+                }
             }
         }
-        let descriptor = &mut state.descriptor;
-        descriptor.range.end = absorb.right.range.end;
-        descriptor.generation = descriptor.generation.max(absorb.right.generation).next();
         state.last_write = absorb.at;
+        state.horizon = state.horizon.max(absorb.horizon);
         state.last_child = None;
         for (table, version) in absorb.fences {
             raise(&mut state.fences, table, version);
@@ -422,6 +472,46 @@ impl TabletMachine {
         Ok(outcome)
     }
 
+    /// The outcome of a transaction that was prepared here; it may be known already.
+    fn finish(
+        &self,
+        state: &mut State,
+        txn: TxnId,
+        commit: Option<Timestamp>,
+        view: &DataSnapshot,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StorageError> {
+        let name = prepared_record(self.id, txn);
+        let Some(bytes) = view.record(&name)? else { return Ok(()) };
+        let Prepared { schema, mutations, .. } =
+            decode(&bytes).expect("a replica understands its records");
+        if let Some(at) = commit {
+            let foreign = self.holdings.foreign(&state.descriptor);
+            write(state, at, (schema, mutations), &foreign, batch);
+        }
+        batch.delete_record(name);
+        state.prepared -= 1;
+        Ok(())
+    }
+
+    /// Collects old versions.
+    fn collect(
+        &self,
+        state: &mut State,
+        horizon: Timestamp,
+        range: &KeyRange,
+        batch: &mut WriteBatch,
+    ) -> Outcome {
+        state.check_frozen()?;
+        // No version lies above the last write: what is collected below either is the same.
+        let horizon = horizon.min(state.last_write);
+        state.horizon = state.horizon.max(horizon);
+        for own in self.holdings.own(&state.descriptor) {
+            batch.collect_garbage(own.intersect(range), horizon);
+        }
+        Ok(state.last_write)
+    }
+
     /// The outcome of a transaction: the first one that was decided.
     fn decide(
         &self,
@@ -449,7 +539,10 @@ impl TabletMachine {
             }
         };
         match &outcome {
-            Ok(at) => write(state, *at, schema, mutations, batch),
+            Ok(at) => {
+                let foreign = self.holdings.foreign(&state.descriptor);
+                write(state, *at, (schema, mutations), &foreign, batch);
+            }
             Err(_) => decided.commit = None,
         }
         batch.put_record(name, record(&decided));
@@ -576,7 +669,8 @@ impl StateMachine for TabletMachine {
                 let outcome =
                     validate(state, &change, &reads, view).expect("a replica can read its data");
                 if outcome.is_ok() {
-                    write(state, at, schema, mutations, batch);
+                    let foreign = self.holdings.foreign(&state.descriptor);
+                    write(state, at, (schema, mutations), &foreign, batch);
                 }
                 outcome
             }
@@ -635,21 +729,13 @@ impl StateMachine for TabletMachine {
                 self.prepare(state, prepared, view, batch).expect("a replica can read its data")
             }
             Command::Finish { txn, commit } => {
-                let name = prepared_record(self.id, txn);
-                if let Some(bytes) = view.record(&name).expect("a replica can read its data") {
-                    let prepared: Prepared =
-                        decode(&bytes).expect("a replica understands its records");
-                    if let Some(at) = commit {
-                        write(state, at, prepared.schema, prepared.mutations, batch);
-                    }
-                    batch.delete_record(name);
-                    state.prepared -= 1;
-                }
+                self.finish(state, txn, commit, view, batch).expect("a replica can read its data");
                 Ok(state.last_write)
             }
             Command::Decide { decided, schema, mutations } => self
                 .decide(state, decided, (schema, mutations), view, batch)
                 .expect("a replica can read its data"),
+            Command::Collect { horizon, range } => self.collect(state, horizon, &range, batch),
             Command::Forget { txns } => {
                 for txn in txns {
                     batch.delete_record(outcome_record(self.id, txn));

@@ -1,11 +1,13 @@
 //! A node's replica of a tablet: the replicated state machine and, on the leader, what serves it.
 
 mod commit;
+mod follower;
 mod leader;
 mod locking;
 mod machine;
 mod state;
 
+pub(crate) use follower::SOON;
 pub use leader::TabletRead;
 pub(crate) use leader::{Tablet, TabletParts};
 pub(crate) use machine::TabletMachine;

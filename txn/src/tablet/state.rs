@@ -75,6 +75,8 @@ pub(crate) struct State {
     /// The tablets that it has absorbed, and those that they had: replicas of them that are still
     /// somewhere hold nothing any more.
     pub(crate) absorbed: BTreeSet<TabletId>,
+    /// Below this, old versions may have been collected.
+    pub(crate) horizon: Timestamp,
     /// How many transactions are prepared. While there are any, the tablet isn't split or merged.
     pub(crate) prepared: u64,
 }
@@ -93,6 +95,7 @@ impl State {
             joint: false,
             frozen: None,
             absorbed: BTreeSet::new(),
+            horizon: Timestamp::MIN,
             prepared: 0,
         }
     }
@@ -106,6 +109,14 @@ impl State {
                 reason: format!("it is being merged into {into}"),
             }),
         }
+    }
+
+    /// Refuses a read of versions that may be gone.
+    pub(crate) fn check_horizon(&self, at: Timestamp) -> Result<(), TxnError> {
+        if at >= self.horizon {
+            return Ok(());
+        }
+        Err(TxnError::TooOld { tablet: self.descriptor.id, horizon: self.horizon })
     }
 
     /// Refuses what must wait for transactions to end.

@@ -19,16 +19,16 @@ use crate::checks::settle;
 use crate::cluster::{Cluster, Setup, TABLE, key, run_setup};
 use crate::kv::scan;
 
-const ACCOUNTS: u64 = 12;
+pub const ACCOUNTS: u64 = 12;
 const CLIENTS: u64 = 4;
 const READERS: u64 = 2;
-const BALANCE: u64 = 1_000;
-const TOTAL: u64 = ACCOUNTS * BALANCE;
+pub const BALANCE: u64 = 1_000;
+pub const TOTAL: u64 = ACCOUNTS * BALANCE;
 
 /// How a transfer ended.
 #[derive(Debug, Default)]
-struct Counts {
-    committed: u64,
+pub struct Counts {
+    pub committed: u64,
     conflicts: u64,
     unknown: u64,
     refused: u64,
@@ -37,14 +37,14 @@ struct Counts {
     acknowledged: Vec<(Timestamp, Timestamp, Timestamp)>,
 }
 
-type Shared = Arc<Mutex<Counts>>;
+pub type Shared = Arc<Mutex<Counts>>;
 
 /// An account's key: they lie far apart, so that tablets are split between them.
-fn account(number: u64) -> Vec<u8> {
+pub fn account(number: u64) -> Vec<u8> {
     key(number * 5)
 }
 
-fn balance(value: &[u8]) -> u64 {
+pub fn balance(value: &[u8]) -> u64 {
     u64::from_be_bytes(value.try_into().expect("a number"))
 }
 
@@ -72,7 +72,7 @@ async fn transfer(
     txn.commit().await
 }
 
-async fn transfers(
+pub async fn transfers(
     cluster: Arc<Cluster>,
     env: Env,
     until: Duration,
@@ -159,6 +159,7 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
         skewed: true,
         log_keep: seed.is_multiple_of(2).then_some(40),
         splits,
+        ..Setup::default()
     };
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;

@@ -247,6 +247,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
         skewed: true,
         log_keep: seed.is_multiple_of(2).then_some(40),
         splits: splits(seed),
+        ..Setup::default()
     };
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use meridian_replication::Timing;
 use meridian_replication::net::{Registry, SimulatedNetwork, Topology};
 use meridian_storage::{
-    KeyBuilder, KeyType, NodeId, Order, SimulatedDisk, Storage, StorageError, StorageOptions,
-    TabletId,
+    KeyBuilder, KeyRange, KeyType, NodeId, Order, SimulatedDisk, Storage, StorageError,
+    StorageOptions, TabletId,
 };
 use meridian_truetime::{
     ClockSettings, CostModel, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
@@ -37,6 +37,9 @@ pub struct Setup {
     /// So many entries are kept in a log for those who lag; by default thousands.
     pub log_keep: Option<u64>,
     pub splits: SplitOptions,
+    pub retention: Duration,
+    /// What it takes to handle a message or to apply an entry.
+    pub request: Duration,
 }
 
 impl Default for Setup {
@@ -51,6 +54,8 @@ impl Default for Setup {
             skewed: false,
             log_keep: None,
             splits,
+            retention: meridian_txn::DEFAULT_RETENTION,
+            request: Duration::ZERO,
         }
     }
 }
@@ -87,7 +92,8 @@ where
     T: Future,
 {
     let topology = Topology::load(setup.topology).expect("shipped");
-    World::run_virtual(setup.seed, CostModel::default(), |world| async move {
+    let costs = CostModel { request: setup.request, ..CostModel::default() };
+    World::run_virtual(setup.seed, costs, |world| async move {
         let network = SimulatedNetwork::new(&world, topology.clone());
         let disks = (1..=setup.nodes).map(|number| (number, SimulatedDisk::new())).collect();
         let (nodes, starts) = (Mutex::default(), AtomicU64::default());
@@ -156,6 +162,7 @@ impl Cluster {
             voters: 3,
             placement: PlacementChange::default(),
             splits: self.setup.splits,
+            retention: self.setup.retention,
         });
         let node = node.await.expect("starts");
         self.lock().insert(number, Running { env, node, storage });
@@ -213,6 +220,12 @@ impl Cluster {
             .expect("can be placed");
         create_tablet(&node, &descriptor).await;
         descriptor
+    }
+
+    /// How many versions a node has of the keys of a range.
+    pub fn versions(&self, number: u64, range: &KeyRange) -> usize {
+        let view = self.lock()[&number].storage.data.snapshot().expect("readable");
+        view.versions(range).expect("readable").count()
     }
 
     /// Between two nodes.

@@ -71,9 +71,17 @@ pub async fn get(node: &Node, k: u64) -> Result<Option<u64>, TxnError> {
     Err(last)
 }
 
-/// Reads the whole table at one timestamp.
+/// Reads the whole table at one timestamp, as of now.
 pub async fn scan(node: &Node) -> Result<Vec<(u64, u64)>, TxnError> {
-    let at = ReadAt::Exact(node.clock().now().latest);
+    scan_with(node, ReadAt::Exact(node.clock().now().latest), false).await
+}
+
+/// The same at any timestamp, at the nearest replicas.
+pub async fn scan_at(node: &Node, at: Timestamp) -> Result<Vec<(u64, u64)>, TxnError> {
+    scan_with(node, ReadAt::Exact(at), true).await
+}
+
+async fn scan_with(node: &Node, at: ReadAt, stale: bool) -> Result<Vec<(u64, u64)>, TxnError> {
     let mut found = Vec::new();
     let mut range = table_range(TABLE);
     let mut attempts = 0;
@@ -81,7 +89,12 @@ pub async fn scan(node: &Node) -> Result<Vec<(u64, u64)>, TxnError> {
         let tablets = node.tablets(&range).await?;
         let part = range.intersect(&tablets[0].range);
         let scan = ScanRequest { range: part.clone(), at, limit: u64::MAX, reverse: false };
-        match node.scan(tablets[0].id, scan).await {
+        let page = if stale {
+            node.scan_stale(tablets[0].id, scan).await
+        } else {
+            node.scan(tablets[0].id, scan).await
+        };
+        match page {
             Ok(page) => {
                 assert!(!page.more, "it fits");
                 for row in page.rows {

@@ -10,6 +10,7 @@ mod kv;
 mod latency;
 mod leases;
 mod processes;
+mod stale;
 mod tablets;
 mod transactions;
 mod writes;

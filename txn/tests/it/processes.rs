@@ -56,6 +56,7 @@ async fn node(id: u64, addresses: BTreeMap<NodeId, String>, folder: Option<&Path
         voters: 3,
         placement: PlacementChange::default(),
         splits: SplitOptions::default(),
+        retention: meridian_txn::DEFAULT_RETENTION,
     });
     node.await.expect("starts")
 }
