@@ -176,6 +176,7 @@ async fn open(
     };
     let read = match fragment.access {
         Access::At(at) => node.open_read(tablet, at, &hull).await?,
+        Access::Stale(at) => node.open_stale(tablet, at, &hull).await?,
         Access::Locked(lock) => node.open_locked(tablet, lock, fragment.ranges.clone()).await?,
     };
     let view = Arc::new(SnapshotView { at: read.at, snapshot: read.snapshot });
@@ -339,6 +340,19 @@ impl Tablets for ClusterTablets {
         let fragment = &fragment;
 
         self.node.at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment)).await?
+    }
+
+    async fn fragment_near(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError> {
+        let fragment = &fragment;
+        self.node.at_nearest(tablet, |node| self.fragment_at(node, tablet, fragment)).await?
+    }
+
+    async fn safe_time_near(&self, tablets: &[TabletId]) -> Result<Timestamp, TxnError> {
+        self.node.safe_time_near(tablets).await
     }
 
     fn begin(

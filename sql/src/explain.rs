@@ -10,12 +10,13 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::unparser::Unparser;
 use futures::TryStreamExt;
 use meridian_storage::{KeyRange, prefix_end};
+use meridian_truetime::Timestamp;
 
 use crate::catalog::{CatalogSnapshot, TableInfo};
 use crate::codec::{self, PartialKey};
 use crate::dml;
 use crate::error::SqlError;
-use crate::plan::errors::sql_error;
+use crate::plan::errors::{sql_error, txn_error};
 use crate::scan::exec::{Part, Scan};
 use crate::scan::ranges::whole_table;
 use crate::scan::{Modes, ScanExec};
@@ -35,6 +36,7 @@ pub(crate) async fn explain(
     session: &Session,
     statement: &ast::Statement,
     parameters: &Parameters,
+    as_of: Option<Timestamp>,
 ) -> Result<Outcome, SqlError> {
     let ast::Statement::Explain { statement, analyze, options, format, .. } = statement else {
         return Err(SqlError::internal("not an EXPLAIN"));
@@ -44,7 +46,9 @@ pub(crate) async fn explain(
         return Err(SqlError::unsupported("EXPLAIN with a format is not supported"));
     }
     let lines = match statement.as_ref() {
-        ast::Statement::Query(query) => explain_query(session, query, parameters, analyze).await?,
+        ast::Statement::Query(query) => {
+            explain_query(session, query, parameters, analyze, as_of).await?
+        }
         ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => {
             if analyze {
                 return Err(SqlError::unsupported("EXPLAIN ANALYZE of a write is not supported")
@@ -93,6 +97,7 @@ async fn explain_query(
     query: &ast::Query,
     parameters: &Parameters,
     analyze: bool,
+    as_of: Option<Timestamp>,
 ) -> Result<Vec<String>, SqlError> {
     let scope = session.scope();
     if let Some(call) = session::cluster_call(query) {
@@ -109,7 +114,8 @@ async fn explain_query(
     }
     let env = engine.tablets.env();
     let began = env.moment();
-    let statement = session.reading(physical.as_ref(), Modes::default(), session.lock_wait());
+    let reading = session.reading(physical.as_ref(), Modes::default(), session.lock_wait(), as_of);
+    let statement = reading.await.map_err(|error| txn_error(&error))?;
     let mut rows = 0;
     {
         let batches = session::start(session, &scope, Arc::clone(&physical), statement);

@@ -434,6 +434,7 @@ impl Tablets for FakeTablets {
             state.fragments.push(fragment.clone());
             match fragment.access {
                 Access::At(at) => state.at(at),
+                Access::Stale(at) => at,
                 Access::Locked(_) => Timestamp::from_nanos(state.now),
             }
         };
@@ -442,6 +443,18 @@ impl Tablets for FakeTablets {
         let view = Arc::new(FakeView { tablets: self.clone(), at });
         let batches = fragment::run(fragment, view, Arc::clone(&self.env))?;
         Ok(FragmentRead { at, batches })
+    }
+
+    async fn fragment_near(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError> {
+        self.fragment(tablet, fragment).await
+    }
+
+    async fn safe_time_near(&self, _: &[TabletId]) -> Result<Timestamp, TxnError> {
+        Ok(Timestamp::from_nanos(self.lock().now))
     }
 
     fn begin(&self, age: Option<Age>, _: CommitProtocol, after: Timestamp) -> Arc<dyn Transaction> {

@@ -29,7 +29,7 @@ use datafusion_proto::bytes::Serializeable;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use meridian_storage::KeyRange;
-use meridian_truetime::{Env, Work};
+use meridian_truetime::{Env, Timestamp, Work};
 use meridian_txn::{ReadAt, Row, TxnLock};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,8 @@ pub enum Access {
     At(ReadAt),
     /// The present ones, under locks of a transaction.
     Locked(TxnLock),
+    /// Those of a timestamp, at any replica that has them all.
+    Stale(Timestamp),
 }
 
 #[derive(Serialize, Deserialize)]

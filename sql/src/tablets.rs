@@ -139,6 +139,18 @@ pub trait Tablets: Debug + Send + Sync {
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError>;
 
+    /// The same at the nearest replica that can serve the timestamp ([`Access::Stale`]).
+    ///
+    /// [`Access::Stale`]: crate::fragment::Access::Stale
+    async fn fragment_near(
+        &self,
+        tablet: TabletId,
+        fragment: Fragment,
+    ) -> Result<FragmentRead, ReadError>;
+
+    /// Up to which timestamp the nearest replicas of all of these tablets can serve reads now.
+    async fn safe_time_near(&self, tablets: &[TabletId]) -> Result<Timestamp, TxnError>;
+
     /// Begins a transaction, as old as `age` says if it is another attempt at one that has failed. Its
     /// commit timestamp will lie above `after`.
     fn begin(

@@ -1,6 +1,7 @@
 //! A point on the one time axis that commits, reads and clocks share.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -107,6 +108,21 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// What [`Timestamp`] writes, and whatever else RFC 3339 allows.
+impl FromStr for Timestamp {
+    type Err = ParseTimestampError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let at = DateTime::parse_from_rfc3339(text).map_err(|_| ParseTimestampError)?;
+        Self::from_utc(at.to_utc()).ok_or(ParseTimestampError)
+    }
+}
+
+/// A text that is no timestamp, or one before 1970 or after 2554.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a timestamp")]
+pub struct ParseTimestampError;
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -126,6 +142,8 @@ mod tests {
         let at = Timestamp::from_nanos(1_790_000_000_123_456_789);
         assert_eq!(Timestamp::from_utc(at.to_utc()), Some(at));
         assert_eq!(at.to_string(), "2026-09-21T14:13:20.123456789Z");
+        assert_eq!(at.to_string().parse(), Ok(at));
+        assert_eq!("yesterday".parse::<Timestamp>(), Err(ParseTimestampError));
     }
 
     #[test]

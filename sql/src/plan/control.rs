@@ -1,9 +1,10 @@
 //! The statements that begin and end transactions, as PostgreSQL writes them (its manual, the pages of
 //! BEGIN, COMMIT, ROLLBACK, SAVEPOINT and SET TRANSACTION), and `AS OF SYSTEM TIME` after the modes.
 
-use datafusion::sql::sqlparser::ast;
+use std::sync::Arc;
+
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::names::fold;
 
@@ -39,8 +40,8 @@ pub(crate) struct Modes {
     pub(crate) isolation: Option<&'static str>,
     pub(crate) read_only: Option<bool>,
     pub(crate) deferrable: Option<bool>,
-    /// The time that a READ ONLY transaction reads at.
-    pub(crate) as_of: Option<ast::Expr>,
+    /// The point in time that a READ ONLY transaction reads at.
+    pub(crate) as_of: Option<String>,
 }
 
 /// Whether the next words are these; takes them if so.
@@ -117,6 +118,54 @@ fn chain(parser: &mut Parser<'_>) -> Result<bool, ParserError> {
     Ok(chain)
 }
 
+/// A constant, perhaps with its type in front.
+fn time(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    let _ = words(parser, &["timestamptz"]) || words(parser, &["timestamp"]);
+    match parser.next_token().token {
+        Token::SingleQuotedString(time) => Ok(time),
+        _ => {
+            parser.prev_token();
+            parser.expected_ref("a time in quotes", parser.peek_token_ref())
+        }
+    }
+}
+
+/// Takes AS OF SYSTEM TIME, and the constant that follows, out of a statement, wherever it stands
+/// outside of parentheses. BEGIN's stays.
+pub(super) fn without_time(tokens: &[TokenWithSpan]) -> (Vec<TokenWithSpan>, Option<Arc<str>>) {
+    let solid: Vec<usize> = (0..tokens.len())
+        .filter(|place| !matches!(tokens[*place].token, Token::Whitespace(_)))
+        .collect();
+    let word = |place: usize, word: &str| {
+        let token = solid.get(place).map(|place| &tokens[*place].token);
+        matches!(token, Some(Token::Word(next))
+            if next.quote_style.is_none() && next.value.eq_ignore_ascii_case(word))
+    };
+    let mut depth = 0_i32;
+    if !word(0, "begin") && !word(0, "start") {
+        for place in 0..solid.len() {
+            match tokens[solid[place]].token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            let clause = ["as", "of", "system", "time"];
+            let found = |(by, of): (usize, &&str)| word(place + by, of);
+            if depth != 0 || !clause.iter().enumerate().all(found) {
+                continue;
+            }
+            let typed = word(place + 4, "timestamptz") || word(place + 4, "timestamp");
+            let constant = place + 4 + usize::from(typed);
+            let Some(&end) = solid.get(constant) else { break };
+            if let Token::SingleQuotedString(time) = &tokens[end].token {
+                let rest = [&tokens[..solid[place]], &tokens[end + 1..]].concat();
+                return (rest, Some(Arc::from(time.as_str())));
+            }
+        }
+    }
+    (tokens.to_vec(), None)
+}
+
 /// With or without commas between them; none at all where that is `allowed`.
 fn modes(parser: &mut Parser<'_>, allowed: bool) -> Result<Modes, ParserError> {
     let mut modes = Modes::default();
@@ -143,7 +192,7 @@ fn modes(parser: &mut Parser<'_>, allowed: bool) -> Result<Modes, ParserError> {
         } else if words(parser, &["not", "deferrable"]) {
             modes.deferrable = Some(false);
         } else if words(parser, &["as", "of", "system", "time"]) {
-            modes.as_of = Some(parser.parse_expr()?);
+            modes.as_of = Some(time(parser)?);
         } else if any || !allowed {
             return parser.expected_ref("a transaction mode", parser.peek_token_ref());
         } else {

@@ -32,6 +32,8 @@ const DIALECT: Grammar = Grammar;
 pub struct Statement {
     sql: Arc<str>,
     kind: Kind,
+    /// AS OF SYSTEM TIME.
+    as_of: Option<Arc<str>>,
 }
 
 /// What a statement is.
@@ -70,6 +72,11 @@ impl Statement {
         matches!(self.kind, Kind::Empty)
     }
 
+    /// The point in time that it is to read at.
+    pub(crate) fn as_of(&self) -> Option<&str> {
+        self.as_of.as_deref()
+    }
+
     pub(crate) fn shared_sql(&self) -> Arc<str> {
         Arc::clone(&self.sql)
     }
@@ -100,7 +107,11 @@ pub fn parse_one(sql: &str) -> Result<Statement, SqlError> {
     if statements.len() > 1 {
         return Err(SqlError::syntax("cannot insert multiple commands into a prepared statement"));
     }
-    Ok(statements.pop().unwrap_or_else(|| Statement { sql: Arc::from(sql), kind: Kind::Empty }))
+    Ok(statements.pop().unwrap_or_else(|| Statement {
+        sql: Arc::from(sql),
+        kind: Kind::Empty,
+        as_of: None,
+    }))
 }
 
 /// Parses a lone expression (a column's default).
@@ -147,8 +158,9 @@ fn parse_piece(
     check_depth(tokens)?;
     let start = offsets.byte(sql, first.span.start);
     let end = offsets.byte(sql, last.span.end).max(start);
-    let mut parser = parser(tokens.to_vec());
     let located = |e: &ParserError| syntax_error(sql, end, e);
+    let (tokens, as_of) = control::without_time(tokens);
+    let mut parser = parser(tokens);
     let kind = match control::parse(&mut parser).map_err(|e| located(&e))? {
         Some(control) => Kind::Control(Arc::new(control)),
         None => Kind::Sql(Arc::new(parser.parse_statement().map_err(|e| located(&e))?)),
@@ -160,7 +172,23 @@ fn parse_piece(
         return Err(SqlError::syntax(message).position(position));
     }
     let text = sql.get(start..end).unwrap_or(sql);
-    Ok(Some(Statement { sql: Arc::from(text), kind }))
+    if as_of.is_some() && !reads(&kind) {
+        return Err(SqlError::syntax("AS OF SYSTEM TIME is for SELECT, and for BEGIN READ ONLY"));
+    }
+    Ok(Some(Statement { sql: Arc::from(text), kind, as_of }))
+}
+
+/// Whether a statement does nothing but read.
+fn reads(kind: &Kind) -> bool {
+    match kind {
+        Kind::Sql(ast) => match ast.as_ref() {
+            ast::Statement::Explain { statement, .. } => {
+                matches!(statement.as_ref(), ast::Statement::Query(_))
+            }
+            other => matches!(other, ast::Statement::Query(_)),
+        },
+        Kind::Empty | Kind::Control(_) => false,
+    }
 }
 
 /// How deep the operators of one level of parentheses nest, as far as it was read: AND, OR and the

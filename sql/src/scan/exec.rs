@@ -237,6 +237,10 @@ async fn open_in(
             fragment.access = Access::At(*at);
             return tablets.fragment(tablet, fragment).await;
         }
+        Reads::Stale(at) => {
+            fragment.access = Access::Stale(*at);
+            return tablets.fragment_near(tablet, fragment).await;
+        }
         Reads::Under(under) => under,
     };
     let table = &scan.table;

@@ -58,8 +58,10 @@ impl Under {
 /// How the scans of a statement read.
 #[derive(Clone, Debug)]
 pub(crate) enum Reads {
-    /// The versions of one timestamp.
+    /// The versions of one timestamp, at the leaders.
     At(ReadAt),
+    /// The versions of one timestamp, at the nearest replicas that have them.
+    Stale(Timestamp),
     /// What is there, under locks.
     Under(Under),
 }

@@ -7,6 +7,7 @@ mod outcome;
 mod parameters;
 mod query;
 mod settings;
+mod staleness;
 mod transaction;
 mod utility;
 
@@ -30,7 +31,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
-use meridian_truetime::{EnvironmentExt, Moment};
+use meridian_truetime::{EnvironmentExt, Moment, Timestamp};
 use meridian_txn::locks::Age;
 
 use self::settings::Settings;
@@ -305,12 +306,13 @@ impl Session {
                 if let Some(call) = cluster_call(query) {
                     return call.run(self, parameters).await;
                 }
-                if series == Series::Part || !query.locks.is_empty() {
+                let as_of = self.as_of(prepared)?;
+                if as_of.is_none() && (series == Series::Part || !query.locks.is_empty()) {
                     self.open_series();
                 }
                 self.use_block();
                 let sql = prepared.inner.statement.shared_sql();
-                let outcome = query::select(self, Some(sql), query, parameters).await?;
+                let outcome = query::select(self, Some(sql), query, parameters, as_of).await?;
                 same_columns(prepared, &outcome)?;
                 Ok(outcome)
             }
@@ -339,14 +341,26 @@ impl Session {
                 ddl::drop(self, ast).await
             }
             ast::Statement::Explain { .. } => {
-                if series == Series::Part {
+                let as_of = self.as_of(prepared)?;
+                if as_of.is_none() && series == Series::Part {
                     self.open_series();
                 }
                 self.use_block();
-                explain::explain(self, ast, parameters).await
+                explain::explain(self, ast, parameters, as_of).await
             }
             other => utility::run(self, other),
         }
+    }
+
+    /// The point in time that a statement itself names.
+    fn as_of(&self, prepared: &Prepared) -> Result<Option<Timestamp>, SqlError> {
+        let Some(time) = prepared.inner.statement.as_of() else { return Ok(None) };
+        if self.block.is_some() {
+            return Err(SqlError::unsupported("AS OF SYSTEM TIME inside a transaction")
+                .detail("All of a transaction reads at one time.")
+                .hint("Say it once: BEGIN READ ONLY AS OF SYSTEM TIME ..."));
+        }
+        self.point_in_time(time).map(Some)
     }
 
     /// What the statement in hand is planned in.

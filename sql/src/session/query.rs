@@ -18,9 +18,12 @@ use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use meridian_storage::TabletId;
+use meridian_truetime::Timestamp;
 use meridian_txn::{ReadAt, TxnError, Wait};
 
 use super::locking::Locking;
+use super::staleness::ReadStaleness;
 use super::{
     ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, computing, panicked,
 };
@@ -43,11 +46,12 @@ pub(super) async fn select(
     sql: Option<Arc<str>>,
     query: &ast::Query,
     parameters: &Parameters,
+    as_of: Option<Timestamp>,
 ) -> Result<Outcome, SqlError> {
     let mut attempt = 1;
     loop {
         let catalog = session.engine.catalog.snapshot().version;
-        let error = match try_select(session, sql.clone(), query, parameters).await {
+        let error = match try_select(session, sql.clone(), query, parameters, as_of).await {
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
@@ -114,6 +118,7 @@ async fn try_select(
     sql: Option<Arc<str>>,
     query: &ast::Query,
     parameters: &Parameters,
+    as_of: Option<Timestamp>,
 ) -> Result<Outcome, QueryError> {
     let mut scope = session.scope();
     let locking = Locking::of(session, &scope, query)?;
@@ -130,7 +135,7 @@ async fn try_select(
     let plan = planned;
     let columns = ColumnDescription::of_schema(plan.schema());
     let physical = physical_plan(&scope, &plan).await?;
-    let statement = session.reading(physical.as_ref(), locking.modes, locking.wait);
+    let statement = session.reading(physical.as_ref(), locking.modes, locking.wait, as_of).await?;
     let mut batches = start(session, &scope, physical, statement)?;
     // With the first batch the query is on its way; until then it can begin again.
     let first = batches.try_next().await?;
@@ -281,41 +286,62 @@ pub(crate) async fn physical_plan(
 
 impl Session {
     /// How the scans of a query read: in a transaction, or at a timestamp.
-    pub(crate) fn reading(
+    pub(crate) async fn reading(
         &self,
         plan: &dyn ExecutionPlan,
         modes: Modes,
         wait: Wait,
-    ) -> Arc<StatementContext> {
-        let reads = match (self.block_txn(), self.block_reads_at()) {
-            (Some(txn), _) => Reads::Under(Under::new(txn, modes, wait)),
-            (None, Some(at)) => Reads::At(ReadAt::Exact(at)),
-            (None, None) => Reads::At(read_at(self, plan)),
+        as_of: Option<Timestamp>,
+    ) -> Result<Arc<StatementContext>, TxnError> {
+        let reads = match (self.block_txn(), self.block_reads(), as_of) {
+            (Some(txn), ..) => Reads::Under(Under::new(txn, modes, wait)),
+            (None, Some(reads), _) => reads,
+            (None, None, Some(at)) => Reads::Stale(at),
+            (None, None, None) => self.lone_reads(plan).await?,
         };
-        Arc::new(StatementContext::new(reads, self.high_water.clone()))
+        Ok(Arc::new(StatementContext::new(reads, self.high_water.clone())))
+    }
+
+    /// How a query alone reads.
+    async fn lone_reads(&self, plan: &dyn ExecutionPlan) -> Result<Reads, TxnError> {
+        let tablets = &self.engine.tablets;
+        let now = tablets.now().earliest;
+        Ok(match self.settings.read_staleness() {
+            ReadStaleness::Strong => Reads::At(read_at(self, plan)),
+            ReadStaleness::Exact(by) => Reads::Stale(now.minus(by)),
+            ReadStaleness::Max(by) => {
+                let mut read = Vec::new();
+                survey(plan, &mut read, &mut false);
+                let safe = tablets.safe_time_near(&read).await?.min(now.prev());
+                let at = safe.max(now.minus(by)).max(self.high_water.get());
+                self.high_water.raise(at);
+                Reads::Stale(at)
+            }
+        })
     }
 }
 
 /// A lone scan of one tablet leaves the timestamp to its leader; else all scans read at one that
 /// is chosen here.
 fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
-    let (mut parts, mut repeats) = (0, false);
-    survey(plan, &mut parts, &mut repeats);
+    let (mut read, mut repeats) = (Vec::new(), false);
+    survey(plan, &mut read, &mut repeats);
     let min = session.high_water.get();
-    if parts <= 1 && !repeats {
+    if read.len() <= 1 && !repeats {
         ReadAt::Strong { min }
     } else {
         ReadAt::Exact(session.engine.tablets.now().latest.max(min))
     }
 }
 
-fn survey(plan: &dyn ExecutionPlan, parts: &mut usize, repeats: &mut bool) {
+/// The tablets that are read, one by one.
+fn survey(plan: &dyn ExecutionPlan, read: &mut Vec<TabletId>, repeats: &mut bool) {
     if let Some(scan) = plan.downcast_ref::<ScanExec>() {
-        *parts += scan.scan().parts.len();
+        read.extend(scan.scan().parts.iter().map(|part| part.tablet.id));
     }
     *repeats |= plan.is::<RecursiveQueryExec>();
     for child in plan.children() {
-        survey(child.as_ref(), parts, repeats);
+        survey(child.as_ref(), read, repeats);
     }
 }
 

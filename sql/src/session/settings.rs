@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meridian_txn::CommitProtocol;
 
+use super::staleness::ReadStaleness;
 use crate::error::{SqlError, SqlState};
 use crate::types::TimeZone;
 
@@ -28,6 +29,8 @@ enum Kind {
     Zone,
     /// `ISO`, with the order of day and month kept and meaningless.
     DateStyle,
+    /// How old reads may be.
+    Staleness,
     /// Can't be changed.
     ReadOnly,
 }
@@ -120,6 +123,20 @@ const SETTINGS: &[Setting] = &[
         Kind::Choice(&["commit_wait", "two_phase"]),
         false,
         "How transactions choose their timestamps, and whether they wait for them to pass.",
+    ),
+    setting(
+        "meridian.min_read_timestamp",
+        "",
+        Kind::Text,
+        false,
+        "What the session has seen; what it reads is no older.",
+    ),
+    setting(
+        "meridian.read_staleness",
+        "strong",
+        Kind::Staleness,
+        false,
+        "How old what is only read may be: strong, exact 10s, max 10s.",
     ),
     setting("row_security", "on", Kind::Bool, false, "Accepted."),
     setting("search_path", "\"$user\", public", Kind::Text, false, "Where names are looked for."),
@@ -296,6 +313,11 @@ impl Settings {
         }
     }
 
+    pub(crate) fn read_staleness(&self) -> ReadStaleness {
+        let value = self.get("meridian.read_staleness").ok();
+        value.and_then(|(_, value)| ReadStaleness::parse(value)).unwrap_or(ReadStaleness::Strong)
+    }
+
     /// The schemas in which unqualified names are looked for.
     pub(crate) fn search_path(&self, user: &str) -> Vec<String> {
         let path = self.get("search_path").map_or("public", |(_, path)| path);
@@ -336,6 +358,10 @@ fn normalized(setting: &Setting, value: &str) -> Result<String, SqlError> {
         Kind::Integer(low, high) => match value.trim().parse::<i64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(number.to_string()),
             _ => Err(invalid()),
+        },
+        Kind::Staleness => match ReadStaleness::parse(&lower) {
+            Some(_) => Ok(lower.trim().to_owned()),
+            None => Err(invalid().hint("Write 'strong', 'exact 10s' or 'max 10s'.")),
         },
         Kind::Duration => milliseconds(&lower).map(|ms| ms.to_string()).ok_or_else(invalid),
         Kind::Choice(choices) => {

@@ -28,13 +28,15 @@ use std::sync::Arc;
 
 use meridian_truetime::Timestamp;
 use meridian_txn::locks::Age;
-use meridian_txn::{Savepoint, Wait};
+use meridian_txn::{ReadAt, Savepoint, Wait};
 
 use super::settings::Settings;
+use super::staleness::ReadStaleness;
 use super::{Notice, Outcome, Session, TransactionStatus};
 use crate::error::{SqlError, SqlState};
 use crate::plan::control::{Control, Modes};
 use crate::plan::errors::txn_error;
+use crate::scan::Reads;
 use crate::tablets::Transaction;
 
 /// A transaction of several statements.
@@ -68,8 +70,8 @@ enum Work {
     /// Nothing so far.
     None,
     Writes(Arc<dyn Transaction>),
-    /// The timestamp that everything is read at.
-    Reads(Timestamp),
+    /// How everything is read.
+    Reads(Reads),
 }
 
 #[derive(Debug)]
@@ -179,7 +181,12 @@ impl Session {
         let seen = self.high_water.get();
         if let Work::None = block.work {
             block.work = if block.read_only {
-                Work::Reads(self.engine.tablets.now().latest.max(seen))
+                let now = self.engine.tablets.now();
+                Work::Reads(match self.settings.read_staleness() {
+                    ReadStaleness::Strong => Reads::At(ReadAt::Exact(now.latest.max(seen))),
+                    ReadStaleness::Exact(by) => Reads::Stale(now.earliest.minus(by)),
+                    ReadStaleness::Max(by) => Reads::Stale(now.earliest.minus(by).max(seen)),
+                })
             } else {
                 let age = self.retries.take();
                 Work::Writes(self.engine.tablets.begin(age, self.settings.protocol(), seen))
@@ -195,10 +202,10 @@ impl Session {
         }
     }
 
-    /// The timestamp that the block's transaction reads at, if it only reads.
-    pub(super) fn block_reads_at(&self) -> Option<Timestamp> {
+    /// How the block's transaction reads, if it only reads.
+    pub(super) fn block_reads(&self) -> Option<Reads> {
         match &self.block.as_ref()?.work {
-            Work::Reads(at) => Some(*at),
+            Work::Reads(reads) => Some(reads.clone()),
             Work::None | Work::Writes(_) => None,
         }
     }
@@ -384,7 +391,19 @@ impl Session {
     }
 
     fn begin(&mut self, modes: &Modes) -> Result<(), SqlError> {
-        no_time(modes)?;
+        let at = match &modes.as_of {
+            Some(_) if modes.read_only == Some(false) || self.block.is_some() => {
+                return no_time(modes);
+            }
+            Some(time) => Some(self.point_in_time(time)?),
+            None => None,
+        };
+        if let Some(at) = at {
+            let modes = Modes { read_only: Some(true), ..modes.clone() };
+            let work = Work::Reads(Reads::Stale(at));
+            self.block = Some(Block { work, ..self.new_block(false, &modes) });
+            return Ok(());
+        }
         match &mut self.block {
             // What came before in the same series belongs to the block.
             Some(block) if block.implicit => {
@@ -486,7 +505,9 @@ impl Block {
 
 fn no_time(modes: &Modes) -> Result<(), SqlError> {
     match modes.as_of {
-        Some(_) => Err(SqlError::unsupported("AS OF SYSTEM TIME is not supported yet")),
+        Some(_) => {
+            Err(SqlError::syntax("AS OF SYSTEM TIME is only for a READ ONLY transaction's BEGIN"))
+        }
         None => Ok(()),
     }
 }

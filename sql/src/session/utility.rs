@@ -59,6 +59,10 @@ pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<O
         Statement::ShowVariable { variable } if is_all(variable) => show_all(session),
         Statement::ShowVariable { variable } => {
             let (name, mut value) = session.settings.get(&shown_name(variable))?;
+            let seen = session.has_seen();
+            if name == "meridian.min_read_timestamp" {
+                value = &seen;
+            }
             if name == "transaction_read_only" {
                 value = if session.is_read_only() { "on" } else { "off" };
             }
@@ -109,6 +113,10 @@ fn run_set(session: &mut Session, set: &ast::Set) -> Result<Outcome, SqlError> {
                 let code = SqlState::NO_ACTIVE_SQL_TRANSACTION;
                 let message = "SET LOCAL can only be used in transaction blocks";
                 session.notice(Notice { severity: "WARNING", ..Notice::new(code, message) });
+                return done("SET");
+            }
+            if name.eq_ignore_ascii_case("meridian.min_read_timestamp") {
+                session.see(&setting_value(values)?)?;
                 return done("SET");
             }
             if name.eq_ignore_ascii_case("transaction_read_only") {

@@ -217,6 +217,70 @@ fn a_transaction_that_only_reads_sees_one_time_and_holds_nobody_up() {
     });
 }
 
+#[test]
+fn the_past_is_near() {
+    run(6, |cluster, env| async move {
+        accounts(&cluster).await;
+        env.sleep(Duration::from_secs(15)).await;
+        let (mut east, mut europe) = (session(&cluster, 1), session(&cluster, 3));
+        // Led in us-east.
+        let zero = "SELECT balance FROM accounts WHERE id = 0";
+        let all = "SELECT sum(balance) FROM accounts";
+        // The plans and the directory are known then.
+        for sql in [zero, all] {
+            number(&mut europe, sql).await;
+        }
+        let time = async |client: &mut SessionClient, sql: &str| {
+            let before = env.moment();
+            let found = number(client, sql).await;
+            (found, env.moment().since(before).as_secs_f64() * 1_000.0)
+        };
+        let (strong, took) = time(&mut europe, zero).await;
+        assert!(strong == 100 && took >= 64.0, "{took} ms");
+        ok(&mut east, "UPDATE accounts SET balance = 7 WHERE id = 0").await;
+        for (staleness, balance, total) in
+            [("exact 10s", 100, TOTAL), ("max 10s", 7, TOTAL - 93), ("exact 1s", 7, TOTAL - 93)]
+        {
+            if staleness != "exact 10s" {
+                env.sleep(Duration::from_secs(2)).await;
+            }
+            ok(&mut europe, &format!("SET meridian.read_staleness = '{staleness}'")).await;
+            for (sql, expected) in [(zero, balance), (all, total)] {
+                let (found, took) = time(&mut europe, sql).await;
+                assert_eq!(found, expected, "{staleness}: {sql}");
+                assert!(took < 2.0, "{staleness}: {sql}: {took} ms");
+            }
+        }
+        ok(&mut europe, "RESET meridian.read_staleness").await;
+        let (found, took) = time(&mut europe, &format!("{all} AS OF SYSTEM TIME '-10s'")).await;
+        assert!(found == TOTAL && took < 2.0, "{found}, {took} ms");
+        env.sleep(Duration::from_secs(5)).await;
+        ok(&mut europe, "BEGIN READ ONLY AS OF SYSTEM TIME '-3s'").await;
+        assert_eq!(number(&mut europe, all).await, TOTAL - 93);
+        ok(&mut east, "UPDATE accounts SET balance = 0").await;
+        assert_eq!(number(&mut europe, all).await, TOTAL - 93);
+        assert_eq!(code(&mut europe, "DELETE FROM accounts").await, "25006");
+        ok(&mut europe, "ROLLBACK").await;
+        for (sql, state) in [
+            ("BEGIN READ WRITE AS OF SYSTEM TIME '-1s'", "42601"),
+            ("DELETE FROM accounts AS OF SYSTEM TIME '-1s'", "42601"),
+            ("SELECT * FROM accounts AS OF SYSTEM TIME '2040-01-01'", "22023"),
+            ("SELECT * FROM accounts AS OF SYSTEM TIME 'soon'", "22023"),
+            ("SET meridian.read_staleness = 'a little'", "22023"),
+            ("BEGIN; SELECT * FROM accounts AS OF SYSTEM TIME '-1s'", "0A000"),
+        ] {
+            assert_eq!(code(&mut europe, sql).await, state, "{sql}");
+            ok(&mut europe, "ROLLBACK").await;
+        }
+        // What one session has seen, another can be made to see.
+        let seen = ok(&mut east, "SHOW meridian.min_read_timestamp").await.rows;
+        let seen = seen[0][0].clone().expect("it has seen something");
+        ok(&mut europe, "SET meridian.read_staleness = 'max 60s'").await;
+        ok(&mut europe, &format!("SET meridian.min_read_timestamp = '{seen}'")).await;
+        assert_eq!(number(&mut europe, all).await, 0);
+    });
+}
+
 fn parse(sql: &str) -> Vec<u8> {
     [cstr(""), cstr(sql), vec![0, 0]].concat()
 }
