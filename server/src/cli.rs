@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use meridian_txn::CommitProtocol;
 
 use crate::placement::PlacementArgs;
 use crate::splits::SplitArgs;
@@ -159,6 +160,12 @@ pub struct DemoArgs {
     /// Uncertainty of every node's clock: half of TrueTime's interval
     #[arg(long, value_name = "DURATION", default_value = "4ms", value_parser = duration)]
     pub epsilon: Duration,
+    /// How transactions commit where a session says nothing (`SET meridian.commit_protocol`)
+    ///
+    /// With `commit_wait` a commit is released when its timestamp has certainly passed, for external
+    /// consistency; `two_phase` is the same without the wait, and serializable.
+    #[arg(long, value_name = "NAME", default_value = "commit_wait", value_parser = protocol)]
+    pub protocol: CommitProtocol,
     /// Where replicas go when a table asks for nothing.
     #[command(flatten)]
     pub placement: PlacementArgs,
@@ -172,6 +179,11 @@ pub struct DemoArgs {
     /// What to log to stderr, e.g. `info` or `warn,meridian_sql=debug` [default: `$RUST_LOG`, else warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// A protocol by its name.
+pub(crate) fn protocol(name: &str) -> Result<CommitProtocol, String> {
+    CommitProtocol::named(name).ok_or_else(|| "it is commit_wait or two_phase".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -206,6 +218,9 @@ mod tests {
         assert_eq!((default.port, default.epsilon), (5433, Duration::from_millis(4)));
         assert_eq!(default.data_dir, PathBuf::from("./meridian-data"));
         assert_eq!(SplitOptions::from(default.splits), SplitOptions::default());
+        assert_eq!(default.protocol, CommitProtocol::CommitWait);
+        let two_phase = parse(&["--protocol", "two_phase"]).expect("valid");
+        assert_eq!(two_phase.protocol, CommitProtocol::TwoPhase);
         assert_eq!(PlacementChange::from(default.placement), PlacementChange::default());
         let placement = parse(&["--voters", "5", "--regions", "us,eu", "--leader-region", "eu"]);
         let placement = PlacementChange::from(placement.expect("valid").placement);
@@ -238,6 +253,7 @@ mod tests {
             &["--split-load", "0"],
             &["--split-load-window", "off"],
             &["--merge-after", "5"],
+            &["--protocol", "calvin"],
             &["--ephemeral", "--data-dir", "x"],
             &["--port", "6000", "demo"],
             &["serve"],

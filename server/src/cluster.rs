@@ -18,7 +18,9 @@ use meridian_truetime::{
     ClockError, ClockSettings, Env, EnvironmentExt, NodeEnvironment, SimulatedClock, Timestamp,
     TrueTime, World,
 };
-use meridian_txn::{Member, Node, NodeOptions, PlacementChange, SplitOptions, TxnError};
+use meridian_txn::{
+    CommitProtocol, Member, Node, NodeOptions, PlacementChange, SplitOptions, TxnError,
+};
 
 use crate::config::{DataPlace, NodeConfig};
 
@@ -39,6 +41,8 @@ pub struct ClusterOptions {
     pub placement: PlacementChange,
     /// When tablets split and merge by themselves.
     pub splits: SplitOptions,
+    /// How transactions commit, where a session says nothing.
+    pub protocol: CommitProtocol,
 }
 
 /// Why a cluster or a node can't start or stop.
@@ -374,7 +378,7 @@ impl Cluster {
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;
         let view = Arc::new(view::View::new(std::sync::Weak::clone(&self.itself)));
-        let engine = Engine::new(Arc::clone(&node), view)
+        let engine = Engine::new(Arc::clone(&node), view, self.options.protocol)
             .map_err(|error| ClusterError::Engine { node: number, error })?;
         if let Some(slot) = self.lock().get_mut(&number) {
             let started = self.world.true_time();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_replication::net::topology::{Topology, TopologyError};
 use meridian_storage::NodeId;
-use meridian_txn::{Member, PlacementChange, SplitOptions, TxnError};
+use meridian_txn::{CommitProtocol, Member, PlacementChange, SplitOptions, TxnError};
 
 use crate::cli::DemoArgs;
 use crate::cluster::DEFAULT_VOTERS;
@@ -49,6 +49,8 @@ pub struct DemoConfig {
     pub placement: PlacementChange,
     /// When tablets split and merge by themselves.
     pub splits: SplitOptions,
+    /// How transactions commit, where a session says nothing.
+    pub protocol: CommitProtocol,
     /// The seed of everything that is drawn at random.
     pub seed: u64,
 }
@@ -99,7 +101,8 @@ impl DemoConfig {
         let members: Vec<_> = nodes.iter().map(|node| member(&topology, node)).collect();
         let voters = DEFAULT_VOTERS.min(nodes.len());
         meridian_txn::default_placement(voters, placement.clone(), &members)?;
-        Ok(Self { data, topology, nodes, epsilon, placement, splits, seed })
+        let protocol = args.protocol;
+        Ok(Self { data, topology, nodes, epsilon, placement, splits, protocol, seed })
     }
 
     /// A node's region by name.

@@ -115,6 +115,7 @@ fn cluster_options(config: &DemoConfig) -> ClusterOptions {
         data: config.data.clone(),
         placement: config.placement.clone(),
         splits: config.splits,
+        protocol: config.protocol,
     }
 }
 

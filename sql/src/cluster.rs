@@ -20,8 +20,8 @@ use meridian_storage::{DataSnapshot, Direction, KeyRange, KeyType, NodeId, Order
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
 use meridian_txn::locks::{Age, Mode};
 use meridian_txn::{
-    Changes, CommitProtocol, DirectoryRead, Node, PlacementChange, ReadAt, Row, Savepoint,
-    ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
+    Changes, CommitProtocol, CommitReport, DirectoryRead, Node, PlacementChange, ReadAt, Row,
+    Savepoint, ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -298,6 +298,10 @@ impl Transaction for ClusterTransaction {
 
     async fn commit(&self) -> Result<Timestamp, TxnError> {
         self.inner.commit().await
+    }
+
+    fn report(&self) -> CommitReport {
+        self.inner.report()
     }
 
     fn roll_back(&self) {

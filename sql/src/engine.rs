@@ -10,7 +10,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
 use futures::FutureExt;
-use meridian_txn::Node;
+use meridian_txn::{CommitProtocol, Node};
 
 use crate::catalog::{Catalog, CatalogSnapshot};
 use crate::cluster::{ClusterTablets, FragmentService, SERVICE};
@@ -36,6 +36,8 @@ pub struct Engine {
     pub(crate) plans: PlanCache,
     /// DataFusion's state, before a session's settings and functions.
     pub(crate) base: SessionState,
+    /// How transactions commit, where a session says nothing.
+    pub(crate) protocol: CommitProtocol,
     /// The functions that a fragment may call.
     functions: Arc<TaskContext>,
 }
@@ -51,9 +53,13 @@ impl Engine {
     ///
     /// # Errors
     /// When DataFusion can't be set up.
-    pub fn new(node: Arc<Node>, cluster: Arc<dyn ClusterView>) -> Result<Arc<Self>, SqlError> {
+    pub fn new(
+        node: Arc<Node>,
+        cluster: Arc<dyn ClusterView>,
+        protocol: CommitProtocol,
+    ) -> Result<Arc<Self>, SqlError> {
         let tablets = Arc::new(ClusterTablets::new(Arc::clone(&node)));
-        let engine = Self::over(tablets, cluster)?;
+        let engine = Self::over(tablets, cluster, protocol)?;
         let service = FragmentService::new(Arc::downgrade(&node), Arc::clone(&engine.functions));
         node.registry().register(SERVICE, Arc::new(service));
         Ok(engine)
@@ -63,6 +69,7 @@ impl Engine {
     pub(crate) fn over(
         tablets: Arc<dyn Tablets>,
         cluster: Arc<dyn ClusterView>,
+        protocol: CommitProtocol,
     ) -> Result<Arc<Self>, SqlError> {
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
         let runtime = RuntimeEnvBuilder::new()
@@ -74,7 +81,7 @@ impl Engine {
         let functions = base.task_ctx();
         let catalog = Catalog::new(Arc::clone(&tablets));
         let plans = PlanCache::default();
-        Ok(Arc::new(Self { tablets, catalog, cluster, runtime, plans, base, functions }))
+        Ok(Arc::new(Self { tablets, catalog, cluster, runtime, plans, base, protocol, functions }))
     }
 
     /// A session of one client.

@@ -11,9 +11,9 @@ use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{CostModel, Env, Timestamp, TtInterval, World};
 use meridian_txn::locks::{Age, Mode, TxnId};
 use meridian_txn::{
-    Changes, CommitProtocol, DirectoryRead, DirectoryRow, Generation, Mutation, Placement,
-    PlacementChange, ReadAt, ReadSet, Row, Savepoint, ScanRequest, ScanResult, TabletDescriptor,
-    TxnError, Wait, WriteBuffer, WriteRequest, row_of, table_range,
+    Changes, CommitProtocol, CommitReport, DirectoryRead, DirectoryRow, Generation, Mutation,
+    Placement, PlacementChange, ReadAt, ReadSet, Row, Savepoint, ScanRequest, ScanResult,
+    TabletDescriptor, TxnError, Wait, WriteBuffer, WriteRequest, row_of, table_range,
 };
 
 use crate::cluster_view::{
@@ -360,6 +360,10 @@ impl Transaction for FakeTransaction {
         let result = state.apply(&request);
         state.writes.push(request);
         result
+    }
+
+    fn report(&self) -> CommitReport {
+        CommitReport { participants: 1, ..CommitReport::default() }
     }
 
     fn roll_back(&self) {

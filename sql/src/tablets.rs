@@ -13,8 +13,8 @@ use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, Timestamp, TtInterval};
 use meridian_txn::locks::{Age, Mode};
 use meridian_txn::{
-    Changes, CommitProtocol, DirectoryRead, PlacementChange, ReadAt, Row, Savepoint, ScanRequest,
-    ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
+    Changes, CommitProtocol, CommitReport, DirectoryRead, PlacementChange, ReadAt, Row, Savepoint,
+    ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,9 @@ pub trait Transaction: Debug + Send + Sync {
 
     /// Commits; the commit timestamp, or [`Timestamp::MIN`] if nothing was written.
     async fn commit(&self) -> Result<Timestamp, TxnError>;
+
+    /// What its commit came to.
+    fn report(&self) -> CommitReport;
 
     /// Ends it without effect.
     fn roll_back(&self);

@@ -9,7 +9,7 @@ use meridian_server::config::{DataPlace, NodeConfig};
 use meridian_server::lab::SessionClient;
 use meridian_sql::SessionParameters;
 use meridian_truetime::{ClockSettings, World};
-use meridian_txn::{PlacementChange, SplitOptions};
+use meridian_txn::{CommitProtocol, PlacementChange, SplitOptions};
 
 /// A cluster with one node for each region of a shipped topology, disks in memory, right clocks
 /// with a constant uncertainty.
@@ -41,6 +41,7 @@ pub async fn start_nodes(
         clock: ClockSettings::constant(epsilon),
         data: DataPlace::Memory,
         splits: SplitOptions::virtual_time(),
+        protocol: CommitProtocol::default(),
     };
     Cluster::start(world, options).await.expect("the cluster starts")
 }

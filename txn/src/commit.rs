@@ -24,6 +24,7 @@
 //! * An abort that nobody asks about is not logged.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use meridian_storage::TabletId;
 use meridian_truetime::Timestamp;
@@ -41,6 +42,68 @@ pub enum CommitProtocol {
     CommitWait,
     /// From the middle of the coordinator's clock, released at once: serializable.
     TwoPhase,
+}
+
+impl CommitProtocol {
+    /// `commit_wait` or `two_phase`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CommitWait => "commit_wait",
+            Self::TwoPhase => "two_phase",
+        }
+    }
+
+    /// The protocol of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::CommitWait, Self::TwoPhase].into_iter().find(|protocol| protocol.name() == name)
+    }
+}
+
+/// Where a commit spends its time, at the leader that coordinates it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Waiting for locks there.
+    pub locks: Duration,
+    /// Waiting for the votes of the others.
+    pub prepare: Duration,
+    /// Until the entry that commits it was applied.
+    pub replicate: Duration,
+    /// What was left of the commit wait then, and of the wait for earlier commits to be visible.
+    pub wait: Duration,
+}
+
+impl Phases {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.locks + self.prepare + self.replicate + self.wait
+    }
+}
+
+/// What became of a transaction that was committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitReport {
+    /// The commit timestamp; [`Timestamp::MIN`] if it wrote nothing.
+    pub at: Timestamp,
+    /// ε at the gateway.
+    pub epsilon: Duration,
+    /// The tablets concerned.
+    pub participants: usize,
+    /// At the gateway, and on the way to the leader: half of what is left of the whole time.
+    pub gateway: Duration,
+    /// At the leader.
+    pub phases: Phases,
+    /// On the way back: the other half.
+    pub notify: Duration,
+}
+
+/// The answer of a leader that has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Committed {
+    pub(crate) at: Timestamp,
+    pub(crate) phases: Phases,
 }
 
 /// A transaction's part in one tablet.

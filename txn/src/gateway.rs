@@ -25,7 +25,7 @@ use crate::command::{
     Message, Mutation, ReadAt, ReadSet, Request, Row, ScanRequest, ScanResult, WholeTxn,
     WriteRequest, decode, encode,
 };
-use crate::commit::CommitProtocol;
+use crate::commit::{CommitProtocol, Committed};
 use crate::directory::{DirectoryRow, SYSTEM_TABLET};
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
@@ -71,23 +71,22 @@ impl Node {
         self.ask_leader(tablet, Request::Get { tablet, keys, at }, Effect::Repeatable).await
     }
 
-    /// Carries out a write; its commit timestamp.
+    /// Carries out a write, as a transaction of its own; its commit timestamp.
     ///
     /// # Errors
     /// [`TxnError::Unknown`] when the write may have been carried out; otherwise it was not.
     pub async fn write(&self, mut request: WriteRequest) -> Result<Timestamp, TxnError> {
         let tablet = request.tablet;
-        if request.txn.is_some() {
-            return self.ask_leader(tablet, Request::Write(request), Effect::Once).await;
-        }
         let (stamp, begun, wait) = (self.new_stamp(), false, ANSWER);
         request.txn = Some(WholeTxn { stamp, begun, protocol: CommitProtocol::default(), wait });
         let deadline = self.env().moment().plus(PATIENCE);
         loop {
             let request = Request::Write(request.clone());
-            match self.ask_leader(tablet, request, Effect::Once).await {
+            let written: Result<Committed, _> =
+                self.ask_leader(tablet, request, Effect::Once).await;
+            match written {
                 Err(TxnError::Locked) if self.env().moment() < deadline => {}
-                outcome => return outcome,
+                outcome => return outcome.map(|committed| committed.at),
             }
         }
     }

@@ -42,7 +42,7 @@ pub use collect::DEFAULT_RETENTION;
 pub use command::{
     Mutation, ReadAt, ReadSet, Row, ScanRequest, ScanResult, TxnLock, WholeTxn, WriteRequest,
 };
-pub use commit::CommitProtocol;
+pub use commit::{CommitProtocol, CommitReport, Phases};
 pub use directory::{
     DirectoryRead, DirectoryRow, FIRST_USER_TABLE, SYSTEM_TABLET, directory_delete, directory_put,
     table_range,

@@ -18,7 +18,7 @@ use crate::command::{
     Command, Message, Outcome, ReadAt, Request, Row, ScanRequest, ScanResult, TxnLock, decode,
     encode,
 };
-use crate::commit::{Commit, Prepare};
+use crate::commit::{Commit, Committed, Prepare};
 use crate::error::TxnError;
 use crate::node::Node;
 use crate::once::Turn;
@@ -177,6 +177,13 @@ impl Node {
             }
             Request::Prepare(prepare) => answer(self.serve_prepare(prepare).await),
             Request::Commit(commit) => answer(self.serve_commit(commit).await),
+            other => self.serve_transaction(other).await,
+        }
+    }
+
+    /// What transactions ask of a tablet besides reading and committing.
+    async fn serve_transaction(&self, request: Request) -> Bytes {
+        match request {
             Request::Vote { tablet, txn, by, vote } => answer(match self.tablet(tablet) {
                 Ok(tablet) => tablet.vote(txn, by, vote).await,
                 Err(error) => Err(error),
@@ -204,6 +211,7 @@ impl Node {
                 Err(error) => Err(error),
             }),
             Request::Stale(stale) => self.serve_stale(stale).await,
+            other => answer(Err::<(), _>(TxnError::Internal(format!("not served: {other:?}")))),
         }
     }
 
@@ -229,7 +237,7 @@ impl Node {
     }
 
     /// Coordinates a transaction, and goes on with it when the gateway is gone.
-    async fn serve_commit(&self, commit: Commit) -> Outcome {
+    async fn serve_commit(&self, commit: Commit) -> Result<Committed, TxnError> {
         let tablet = self.tablet(commit.part.tablet)?;
         tablet.check_leads().await?;
         let node = self.this()?;

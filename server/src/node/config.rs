@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use meridian_replication::net::topology::Topology;
 use meridian_storage::NodeId;
-use meridian_txn::{Member, PlacementChange, SplitOptions};
+use meridian_txn::{CommitProtocol, Member, PlacementChange, SplitOptions};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -91,6 +91,8 @@ pub struct StartConfig {
     pub placement: PlacementChange,
     /// When the tablets that this node leads split and merge by themselves.
     pub splits: SplitOptions,
+    /// How transactions commit, where a session says nothing.
+    pub protocol: CommitProtocol,
     /// What to log.
     pub log: Option<String>,
 }
@@ -107,6 +109,7 @@ struct File {
     #[serde(default, deserialize_with = "optional_duration")]
     max_round_trip: Option<Duration>,
     log: Option<String>,
+    protocol: Option<Spanned<String>>,
     #[serde(default)]
     clock: ClockPart,
     #[serde(default)]
@@ -323,6 +326,10 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
     let voters = check_voters(file.placement.voters.as_ref(), entries.len())?;
     let placement = check_placement(&file.placement, &entries)?;
     let splits = check_splits(&file.tablets)?;
+    let protocol = match &file.protocol {
+        Some(name) => crate::cli::protocol(name.get_ref()).map_err(|problem| at(name, problem))?,
+        None => CommitProtocol::default(),
+    };
     Ok(StartConfig {
         cluster: file.cluster.into_inner(),
         id,
@@ -337,6 +344,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
         voters_given: file.placement.voters.is_some(),
         placement,
         splits,
+        protocol,
         log: file.log,
     })
 }

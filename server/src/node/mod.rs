@@ -239,7 +239,7 @@ async fn start(
     let view = View::new(Arc::clone(config), &node, transport.clone());
     let service = NodeService::new(Arc::clone(config), clock, started, transport.clone());
     registry.register(info::SERVICE, Arc::new(service));
-    let engine = Engine::new(Arc::clone(&node), Arc::new(view))
+    let engine = Engine::new(Arc::clone(&node), Arc::new(view), config.protocol)
         .map_err(|error| StartError::Engine { node: id, error })?;
     node.claim_leadership().await;
     Ok((node, engine))

@@ -44,7 +44,12 @@ const TABLES: &str = "\
 /// A session of a database with the sample's tables.
 async fn session(world: &World) -> Session {
     let tablets = Arc::new(FakeTablets::new(world));
-    let engine = Engine::over(tablets, Arc::new(FakeCluster::default())).expect("an engine");
+    let engine = Engine::over(
+        tablets,
+        Arc::new(FakeCluster::default()),
+        meridian_txn::CommitProtocol::default(),
+    )
+    .expect("an engine");
     let parameters = SessionParameters {
         user: "alice".to_owned(),
         database: "bank".to_owned(),

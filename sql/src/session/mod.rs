@@ -33,6 +33,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
 use meridian_truetime::{EnvironmentExt, Moment, Timestamp};
 use meridian_txn::locks::Age;
+use meridian_txn::{CommitProtocol, CommitReport};
 
 use self::settings::Settings;
 use self::transaction::Block;
@@ -78,6 +79,8 @@ pub struct Session {
     retries: Option<Age>,
     /// A commit is under way.
     committing: bool,
+    /// The last one, and how it was made.
+    last_commit: Option<(CommitProtocol, CommitReport)>,
     /// DataFusion's state with this session's functions, for one snapshot and epoch.
     prepared_state: Mutex<Option<PreparedState>>,
 }
@@ -156,7 +159,7 @@ impl Session {
         engine: Arc<Engine>,
         parameters: SessionParameters,
     ) -> Result<Self, SqlError> {
-        let mut settings = Settings::new(&parameters.user);
+        let mut settings = Settings::new(&parameters.user, engine.protocol);
         for (name, value) in &parameters.options {
             settings.start_with(name, value)?;
         }
@@ -173,6 +176,7 @@ impl Session {
             block: None,
             retries: None,
             committing: false,
+            last_commit: None,
             prepared_state: Mutex::default(),
         })
     }

@@ -125,6 +125,13 @@ const SETTINGS: &[Setting] = &[
         "How transactions choose their timestamps, and whether they wait for them to pass.",
     ),
     setting(
+        "meridian.last_commit",
+        "",
+        Kind::ReadOnly,
+        false,
+        "When the session's last commit was, and where its time went.",
+    ),
+    setting(
         "meridian.min_read_timestamp",
         "",
         Kind::Text,
@@ -177,8 +184,11 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// The defaults.
-    pub(crate) fn new(user: &str) -> Self {
-        let initial = BTreeMap::from([("session_authorization", user.to_owned())]);
+    pub(crate) fn new(user: &str, protocol: CommitProtocol) -> Self {
+        let initial = BTreeMap::from([
+            ("session_authorization", user.to_owned()),
+            ("meridian.commit_protocol", protocol.name().to_owned()),
+        ]);
         Self { changed: BTreeMap::new(), local: BTreeMap::new(), initial }
     }
 
@@ -307,10 +317,8 @@ impl Settings {
 
     /// How the session's transactions commit.
     pub(crate) fn protocol(&self) -> CommitProtocol {
-        match self.get("meridian.commit_protocol") {
-            Ok((_, "two_phase")) => CommitProtocol::TwoPhase,
-            _ => CommitProtocol::CommitWait,
-        }
+        let name = self.get("meridian.commit_protocol").map_or("", |(_, name)| name);
+        CommitProtocol::named(name).unwrap_or_default()
     }
 
     pub(crate) fn read_staleness(&self) -> ReadStaleness {
@@ -420,7 +428,7 @@ mod tests {
     fn names_are_sorted_and_found_whatever_their_case() {
         let lower: Vec<_> = SETTINGS.iter().map(|s| s.name.to_ascii_lowercase()).collect();
         assert!(lower.is_sorted(), "{lower:?}");
-        let settings = Settings::new("me");
+        let settings = Settings::new("me", CommitProtocol::default());
         assert_eq!(settings.get("timezone").expect("known"), ("TimeZone", "UTC"));
         let error = settings.get("nonsense").unwrap_err();
         assert_eq!(error.sqlstate, SqlState::UNDEFINED_OBJECT);
@@ -428,7 +436,7 @@ mod tests {
 
     #[test]
     fn values_are_checked_and_normalized() {
-        let mut settings = Settings::new("me");
+        let mut settings = Settings::new("me", CommitProtocol::default());
         for (name, value, expected) in [
             ("statement_timeout", "2s", Some("2000")),
             ("statement_timeout", "2 weeks", None),
@@ -459,7 +467,7 @@ mod tests {
 
     #[test]
     fn the_connections_own_values_are_what_reset_goes_back_to() {
-        let mut settings = Settings::new("me");
+        let mut settings = Settings::new("me", CommitProtocol::default());
         settings.start_with("application_name", "psql").expect("taken");
         settings.start_with("unheard_of", "x").expect("ignored");
         settings.set("application_name", "other").expect("taken");

@@ -25,10 +25,11 @@
 //!   stand alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_truetime::Timestamp;
 use meridian_txn::locks::Age;
-use meridian_txn::{ReadAt, Savepoint, Wait};
+use meridian_txn::{CommitReport, ReadAt, Savepoint, Wait};
 
 use super::settings::Settings;
 use super::staleness::ReadStaleness;
@@ -238,6 +239,29 @@ impl Session {
         Ok(())
     }
 
+    /// `SHOW meridian.last_commit`: when the session's last commit was, and where its time went.
+    pub(super) fn shown_commit(&self) -> String {
+        let Some((protocol, report)) = &self.last_commit else { return String::new() };
+        let CommitReport { at, epsilon, participants, gateway, phases, notify } = report;
+        let name = protocol.name();
+        let at = if *at == Timestamp::MIN { "null".to_owned() } else { format!("\"{at}\"") };
+        let ms = |duration: &Duration| format!("{:.3}", duration.as_secs_f64() * 1_000.0);
+        let fields = [
+            ("timestamp", at),
+            ("protocol", format!("\"{name}\"")),
+            ("participants", participants.to_string()),
+            ("epsilon_ms", ms(epsilon)),
+            ("gateway_ms", ms(gateway)),
+            ("lock_wait_ms", ms(&phases.locks)),
+            ("prepare_ms", ms(&phases.prepare)),
+            ("replicate_ms", ms(&phases.replicate)),
+            ("commit_wait_ms", ms(&phases.wait)),
+            ("notify_ms", ms(notify)),
+        ];
+        let fields = fields.map(|(name, value)| format!("\"{name}\": {value}"));
+        format!("{{{}}}", fields.join(", "))
+    }
+
     /// How long a statement waits for locks.
     pub(crate) fn lock_wait(&self) -> Wait {
         self.settings.lock_timeout().map_or(Wait::Forever, Wait::For)
@@ -260,6 +284,7 @@ impl Session {
         self.committing = false;
         self.high_water.raise(txn.seen());
         self.high_water.raise(committed?);
+        self.last_commit = Some((self.settings.protocol(), txn.report()));
         Ok(())
     }
 

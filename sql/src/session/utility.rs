@@ -59,10 +59,12 @@ pub(super) fn run(session: &mut Session, statement: &ast::Statement) -> Result<O
         Statement::ShowVariable { variable } if is_all(variable) => show_all(session),
         Statement::ShowVariable { variable } => {
             let (name, mut value) = session.settings.get(&shown_name(variable))?;
-            let seen = session.has_seen();
-            if name == "meridian.min_read_timestamp" {
-                value = &seen;
-            }
+            let shown = match name {
+                "meridian.min_read_timestamp" => Some(session.has_seen()),
+                "meridian.last_commit" => Some(session.shown_commit()),
+                _ => None,
+            };
+            value = shown.as_deref().unwrap_or(value);
             if name == "transaction_read_only" {
                 value = if session.is_read_only() { "on" } else { "off" };
             }

@@ -67,7 +67,12 @@ impl Bench {
 }
 
 fn engine(tablets: &FakeTablets, cluster: &Arc<FakeCluster>) -> Arc<Engine> {
-    Engine::over(Arc::new(tablets.clone()), Arc::clone(cluster) as Arc<_>).expect("an engine")
+    Engine::over(
+        Arc::new(tablets.clone()),
+        Arc::clone(cluster) as Arc<_>,
+        meridian_txn::CommitProtocol::default(),
+    )
+    .expect("an engine")
 }
 
 fn session(engine: &Arc<Engine>) -> Session {

@@ -281,6 +281,46 @@ fn the_past_is_near() {
     });
 }
 
+#[test]
+fn a_commit_waits_or_does_not_and_says_where_its_time_went() {
+    World::run_virtual(7, CostModel::default(), |world| async move {
+        let cluster = start(world, "us-eu-3", Duration::from_millis(45)).await;
+        let env = cluster.env(1).expect("it runs");
+        accounts(&cluster).await;
+        let mut client = session(&cluster, 1);
+        // One is led in us-east, 64 ms from eu-west, the other in us-west, 66 ms from there: a prepare
+        // goes there and back and is logged (132 ms), then the outcome is (64).
+        let both = "BEGIN; UPDATE accounts SET balance = 1 WHERE id IN (0, 4); COMMIT";
+        for (protocol, one, two) in
+            [("commit_wait", 90..92, 196..199), ("two_phase", 64..66, 196..199)]
+        {
+            ok(&mut client, &format!("SET meridian.commit_protocol = {protocol}")).await;
+            for (insert, expected) in [(true, one), (false, two)] {
+                env.sleep(Duration::from_secs(2)).await;
+                let sql = if insert {
+                    format!("INSERT INTO accounts VALUES (-{}, 0)", protocol.len())
+                } else {
+                    both.to_owned()
+                };
+                let (begun, rest) = sql.rsplit_once("; COMMIT").unwrap_or(("SELECT 1", &sql));
+                ok(&mut client, begun).await;
+                let last = if insert { rest } else { "COMMIT" };
+                let before = env.moment();
+                ok(&mut client, last).await;
+                let took = env.moment().since(before).as_millis();
+                assert!(expected.contains(&took), "{protocol}: {last}: {took} ms");
+                let report = ok(&mut client, "SHOW meridian.last_commit").await.rows;
+                let report = report[0][0].clone().expect("a report");
+                let participants = if insert { 1 } else { 2 };
+                assert!(report.contains(&format!("\"participants\": {participants},")), "{report}");
+                assert!(report.contains(&format!("\"protocol\": \"{protocol}\"")), "{report}");
+                let waits = report.contains("\"commit_wait_ms\": 0.000");
+                assert_eq!(waits, protocol == "two_phase" || !insert, "{report}");
+            }
+        }
+    });
+}
+
 fn parse(sql: &str) -> Vec<u8> {
     [cstr(""), cstr(sql), vec![0, 0]].concat()
 }

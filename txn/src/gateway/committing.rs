@@ -11,7 +11,7 @@ use meridian_truetime::{EnvironmentExt, Timestamp};
 use super::transaction::Transaction;
 use super::{Effect, PATIENCE, PAUSE};
 use crate::command::{Mutation, Request, TxnLock, WholeTxn, WriteRequest};
-use crate::commit::{Anchor, Commit, Fate, Part, Prepare};
+use crate::commit::{Anchor, Commit, CommitReport, Committed, Fate, Part, Phases, Prepare};
 use crate::error::TxnError;
 
 /// A coordinator decides nothing later than so long after the commit was asked for.
@@ -24,6 +24,25 @@ impl Transaction {
     /// [`TxnError::Unknown`] when it may have been committed; otherwise it was not, and
     /// [`TxnError::Conflict`] says that it is worth another attempt.
     pub async fn commit(&self) -> Result<Timestamp, TxnError> {
+        let env = self.node.env();
+        let began = env.moment();
+        let committed = self.commit_all().await?;
+        let travel = env.moment().since(began).saturating_sub(committed.phases.total()) / 2;
+        let Committed { at, phases } = committed;
+        let mut state = self.state();
+        state.report.at = at;
+        state.report.epsilon = self.node.clock().now().epsilon();
+        (state.report.gateway, state.report.phases, state.report.notify) = (travel, phases, travel);
+        Ok(at)
+    }
+
+    /// What its commit came to.
+    #[must_use]
+    pub fn report(&self) -> CommitReport {
+        self.state().report
+    }
+
+    async fn commit_all(&self) -> Result<Committed, TxnError> {
         let writes = {
             let mut state = self.state();
             if std::mem::replace(&mut state.over, true) {
@@ -45,6 +64,7 @@ impl Transaction {
             };
             parts.entry(tablet).or_default().push(mutation);
         }
+        self.state().report.participants = parts.len();
         let writers = parts.values().filter(|mutations| !mutations.is_empty()).count();
         let outcome = match (parts.len(), writers) {
             (_, 0) => self.confirm(&held).await,
@@ -74,7 +94,7 @@ impl Transaction {
 
     /// Ends a transaction that has written nothing: all that it has read was so at one time, if its
     /// locks are all there still.
-    async fn confirm(&self, held: &BTreeSet<TabletId>) -> Result<Timestamp, TxnError> {
+    async fn confirm(&self, held: &BTreeSet<TabletId>) -> Result<Committed, TxnError> {
         let floor = self.seen();
         let ends = held.iter().map(|tablet| {
             let request = Request::End { tablet: *tablet, txn: self.stamp.id, held: true, floor };
@@ -85,13 +105,13 @@ impl Transaction {
                 return Err(TxnError::Conflict);
             }
         }
-        Ok(Timestamp::MIN)
+        Ok(Committed { at: Timestamp::MIN, phases: Phases::default() })
     }
 
     async fn commit_in_one(
         &self,
         parts: BTreeMap<TabletId, Vec<Mutation>>,
-    ) -> Result<Timestamp, TxnError> {
+    ) -> Result<Committed, TxnError> {
         let Some((tablet, mutations)) = parts.into_iter().next() else {
             return Err(TxnError::Internal("a commit of nothing".to_owned()));
         };
@@ -111,7 +131,8 @@ impl Transaction {
         loop {
             let TxnLock { stamp, begun, wait, .. } = locking.lock();
             request.txn = Some(WholeTxn { stamp, begun, protocol: self.protocol, wait });
-            match self.node.write(request.clone()).await {
+            let request = Request::Write(request.clone());
+            match self.node.ask_leader(tablet, request, Effect::Once).await {
                 Err(error) if locking.goes_on(&error) => {}
                 outcome => return outcome,
             }
@@ -122,7 +143,7 @@ impl Transaction {
         &self,
         held: &BTreeSet<TabletId>,
         parts: BTreeMap<TabletId, Vec<Mutation>>,
-    ) -> Result<Timestamp, TxnError> {
+    ) -> Result<Committed, TxnError> {
         let node = &self.node;
         let expires = node.clock().now().latest.plus(EXPIRES);
         let writes = |part: &(&TabletId, &Vec<Mutation>)| !part.1.is_empty();
@@ -190,12 +211,14 @@ impl Transaction {
     }
 
     /// What became of it, if that can be learned.
-    async fn learn(&self, anchor: &Anchor, reason: String) -> Result<Timestamp, TxnError> {
+    async fn learn(&self, anchor: &Anchor, reason: String) -> Result<Committed, TxnError> {
         let node = &self.node;
         let give_up = node.env().moment().plus(PATIENCE * 2);
         while node.env().moment() < give_up {
             match node.outcome_of(self.stamp.id, anchor).await {
-                Ok(Fate::Committed(at)) => return Ok(at),
+                Ok(Fate::Committed(at)) => {
+                    return Ok(Committed { at, phases: Phases::default() });
+                }
                 Ok(Fate::Aborted) => return Err(TxnError::Conflict),
                 Ok(Fate::Pending) | Err(_) => node.env().sleep(PAUSE.1).await,
             }

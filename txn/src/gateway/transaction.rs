@@ -25,7 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::Effect;
 use super::buffer::{Changes, Savepoint, WriteBuffer, changes_within, row_of};
 use crate::command::{Request, Row, ScanRequest, ScanResult, TxnLock};
-use crate::commit::CommitProtocol;
+use crate::commit::{CommitProtocol, CommitReport};
 use crate::error::TxnError;
 use crate::locks::{Age, Mode, Stamp, TxnId};
 use crate::node::Node;
@@ -105,6 +105,7 @@ pub(super) struct State {
     pub(super) wait: Wait,
     /// It has ended, or the commit was asked for.
     pub(super) over: bool,
+    pub(super) report: CommitReport,
 }
 
 /// A request for locks in one tablet.
@@ -158,6 +159,7 @@ impl Node {
             writes: WriteBuffer::default(),
             wait: Wait::Forever,
             over: false,
+            report: CommitReport::default(),
         };
         Transaction {
             node: Arc::clone(self),

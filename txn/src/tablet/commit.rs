@@ -12,10 +12,10 @@ use meridian_truetime::{EnvironmentExt, Timestamp, wait_until_after};
 use tokio::sync::{Notify, OwnedRwLockReadGuard, oneshot};
 
 use super::leader::{InDoubt, Leadership, Open, Remembered, Tablet, TabletRead, guard};
-use crate::command::{Command, Mutation, Outcome, TxnLock, encode};
+use crate::command::{Command, Mutation, TxnLock, encode};
 use crate::commit::{
-    Anchor, Ballot, Commit, CommitProtocol, Decided, Fate, Interval, Part, Prepare, Prepared,
-    Tally, Vote,
+    Anchor, Ballot, Commit, CommitProtocol, Committed, Decided, Fate, Interval, Part, Phases,
+    Prepare, Prepared, Tally, Vote,
 };
 use crate::error::TxnError;
 use crate::locks::{Mode, Patience, Stamp, TxnId};
@@ -300,7 +300,7 @@ impl Tablet {
         &self,
         commit: Commit,
         decided: oneshot::Sender<Option<Timestamp>>,
-    ) -> Outcome {
+    ) -> Result<Committed, TxnError> {
         let lowest = self.lowest(commit.protocol).max(commit.after.next());
         let leadership = self.leadership().await?;
         let txn = commit.part.txn.id;
@@ -325,8 +325,14 @@ impl Tablet {
         commit: Commit,
         lowest: Timestamp,
         tell: &mut Option<oneshot::Sender<Option<Timestamp>>>,
-    ) -> Outcome {
+    ) -> Result<Committed, TxnError> {
         let inner = &self.inner;
+        let mut phases = Phases::default();
+        let mut last = inner.env.moment();
+        let mut lap = || {
+            let now = inner.env.moment();
+            now.since(std::mem::replace(&mut last, now))
+        };
         let Commit { part, anchor, participants, protocol, expires, .. } = commit;
         let Part { txn, begun, schema, mutations, .. } = part;
         {
@@ -342,12 +348,14 @@ impl Tablet {
         if !leadership.locks.pin(txn.id) {
             return Err(TxnError::Conflict);
         }
+        phases.locks = lap();
         let tally = |ballot: &Ballot| match ballot.tally(&participants) {
             Tally::Agreed(interval) => Some(Ok(interval)),
             Tally::Refused(error) => Some(Err(refusal(error))),
             Tally::Open => None,
         };
         let agreed = self.votes(leadership, open, expires, tally).await??;
+        phases.prepare = lap();
         let mut memory;
         let (at, submitted) = {
             let _in_order = leadership.log_order.lock().await;
@@ -371,6 +379,7 @@ impl Tablet {
         };
         match self.answered(leadership, submitted).await {
             Ok(first) => {
+                phases.replicate = lap();
                 if let Some(tell) = tell.take() {
                     let _ = tell.send(Some(first));
                 }
@@ -381,7 +390,8 @@ impl Tablet {
                 }
                 leadership.release(at);
                 self.wait(leadership, |oracle| oracle.visible() >= at).await;
-                Ok(first)
+                phases.wait = lap();
+                Ok(Committed { at: first, phases })
             }
             // It may be applied yet: this leadership never shows anything from here on.
             Err(error @ TxnError::Unknown { .. }) => Err(error),

@@ -19,7 +19,7 @@ use super::machine::TabletMachine;
 use crate::autosplit::Standing;
 use crate::autosplit::load::Meter;
 use crate::command::{Absorb, Command, Outcome, ReadAt, WholeTxn, WriteRequest, decode, encode};
-use crate::commit::{Anchor, Ballot, CommitProtocol, Decided, Interval};
+use crate::commit::{Anchor, Ballot, CommitProtocol, Committed, Decided, Interval, Phases};
 use crate::error::TxnError;
 use crate::locks::{Stamp, TxnId};
 use crate::oracle::Oracle;
@@ -504,7 +504,7 @@ impl Tablet {
     ///
     /// The write goes on when the caller stops waiting: what was handed to the log can't be called
     /// back.
-    pub(crate) async fn write(&self, request: WriteRequest) -> Outcome {
+    pub(crate) async fn write(&self, request: WriteRequest) -> Result<Committed, TxnError> {
         let size = request.size();
         if size > MAX_WRITE_BYTES {
             return Err(TxnError::TooLarge { size, limit: MAX_WRITE_BYTES });
@@ -517,8 +517,9 @@ impl Tablet {
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    async fn write_through(&self, request: WriteRequest) -> Outcome {
+    async fn write_through(&self, request: WriteRequest) -> Result<Committed, TxnError> {
         let inner = &self.inner;
+        let began = inner.env.moment();
         let leadership = self.leadership().await?;
         inner.meter.count(|| request.span());
         let Some(txn) = request.txn else {
@@ -533,7 +534,12 @@ impl Tablet {
         let outcome = match self.patiently(wait, locks).await {
             // The gateway may ask again, or else it releases them.
             Err(TxnError::Locked) => return Err(TxnError::Locked),
-            Ok(()) => self.write_locked(&leadership, stamp, protocol, request).await,
+            Ok(()) => {
+                let locks = inner.env.moment().since(began);
+                let mut phases = Phases { locks, ..Phases::default() };
+                let written = self.write_locked(&leadership, stamp, protocol, request, &mut phases);
+                written.await.map(|at| Committed { at, phases })
+            }
             Err(error) => Err(error),
         };
         leadership.locks.release(stamp.id);
@@ -547,6 +553,7 @@ impl Tablet {
         stamp: Stamp,
         protocol: CommitProtocol,
         request: WriteRequest,
+        phases: &mut Phases,
     ) -> Outcome {
         let inner = &self.inner;
         let _open = leadership.gate.read().await;
@@ -570,7 +577,7 @@ impl Tablet {
             };
             (at, submitted)
         };
-        self.finish(leadership, at, submitted, protocol).await
+        self.finish(leadership, at, submitted, protocol, phases).await
     }
 
     /// The lowest timestamp that a commit may get that is asked for now.
@@ -589,8 +596,10 @@ impl Tablet {
         at: Timestamp,
         submitted: Result<Submitted, ProposeError>,
         protocol: CommitProtocol,
+        phases: &mut Phases,
     ) -> Outcome {
         let inner = &self.inner;
+        let began = inner.env.moment();
         let answer = match submitted {
             Ok(submitted) => submitted.outcome().await,
             Err(error) => Err(error),
@@ -607,6 +616,8 @@ impl Tablet {
                 return Err(self.unanswered(leadership.term, reason));
             }
         };
+        let applied = inner.env.moment();
+        phases.replicate = applied.since(began);
         if outcome.is_ok() && protocol == CommitProtocol::CommitWait {
             wait_until_after(&*inner.env, &*inner.clock, at).await;
         }
@@ -614,6 +625,7 @@ impl Tablet {
         // A committed write stays committed when the leadership ends: the next leader shows nothing
         // before its timestamp has passed.
         self.wait(leadership, |oracle| oracle.visible() >= at).await;
+        phases.wait = inner.env.moment().since(applied);
         outcome
     }
 
@@ -680,7 +692,8 @@ impl Tablet {
             };
             (at, submitted)
         };
-        let outcome = self.finish(&leadership, at, submitted, CommitProtocol::CommitWait).await;
+        let (protocol, mut phases) = (CommitProtocol::CommitWait, Phases::default());
+        let outcome = self.finish(&leadership, at, submitted, protocol, &mut phases).await;
         self.recollect(&leadership)?;
         outcome
     }
