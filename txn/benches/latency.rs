@@ -1,4 +1,4 @@
-//! What commits and strong reads take in virtual time, against their floors: docs/latency.md.
+//! What commits and reads take in virtual time, against their floors: docs/latency.md.
 //!
 //!     cargo bench -p meridian-txn --bench latency
 

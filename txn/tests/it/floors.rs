@@ -1,4 +1,4 @@
-//! What commits and strong reads take, and what they have to take: the floors.
+//! What commits and reads take, and what they have to take: the floors.
 //!
 //! Clocks are right but declare a constant uncertainty ε; work takes no time, the log write included;
 //! nobody else is about. Then an operation takes what its messages and its commit wait do. With
@@ -14,6 +14,7 @@
 //! | several, `commit_wait` | `max(T + Q_c, d(cl,c) + 2ε) + d(c,cl)`: the timestamp is taken as of when the request came |
 //! | nothing was written | `max over p of R(cl,p)` |
 //! | strong read | `max over the tablets of R(cl,leader)`, whatever is being committed in one tablet |
+//! | stale read | `max over the tablets of R(cl,nearest replica)` |
 //!
 //! The coordinator is the nearest to the gateway of those that are written to.
 
@@ -60,6 +61,9 @@ pub const METRO_3: Scene = Scene {
     gateways: ["dal-1", "dal-2", "dal-3"],
 };
 
+/// How old what a stale read reads is: longer than a timestamp takes to be closed everywhere.
+const AGO: Duration = Duration::from_secs(2);
+
 /// Tablets, by their places in [`Scene::tablets`].
 type Tablets = &'static [usize];
 
@@ -72,6 +76,8 @@ pub enum Operation {
     Read(Tablets),
     /// A strong read of what is being written in a transaction of one tablet.
     ReadWhileWritten(usize),
+    /// A read of these tablets as they were a while ago.
+    StaleRead(Tablets),
 }
 
 impl Operation {
@@ -92,6 +98,7 @@ impl Operation {
         let (protocol, reads) = (CommitProtocol::CommitWait, &[0, 1, 2]);
         all.push(Self::Commit { protocol, reads, writes: &[] });
         all.extend([Self::Read(&[0]), Self::ReadWhileWritten(0), Self::Read(&[0, 1, 2])]);
+        all.extend([Self::StaleRead(&[0]), Self::StaleRead(&[0, 1, 2])]);
         all
     }
 }
@@ -115,6 +122,7 @@ impl fmt::Display for Operation {
                 if reads.is_empty() { Ok(()) } else { write!(f, ", reads {}", names(reads)) }
             }
             Self::Read(tablets) => write!(f, "strong read of {}", names(tablets)),
+            Self::StaleRead(tablets) => write!(f, "stale read of {}", names(tablets)),
             Self::ReadWhileWritten(tablet) => {
                 write!(f, "strong read of {0} while {0} commits", names(&[*tablet]))
             }
@@ -174,6 +182,13 @@ impl Map {
         let (protocol, reads, writes) = match operation {
             Operation::Read(tablets) => return farthest(tablets),
             Operation::ReadWhileWritten(tablet) => return trip(&tablet),
+            Operation::StaleRead(tablets) => {
+                let nearest = |tablet: &usize| {
+                    let replicas = self.tablets[*tablet].iter();
+                    replicas.map(|replica| self.there_and_back(gateway, *replica)).min()
+                };
+                return tablets.iter().filter_map(nearest).max().expect("one at least");
+            }
             Operation::Commit { writes: [], reads, .. } => return farthest(reads),
             Operation::Commit { protocol, reads, writes } => (protocol, reads, writes),
         };
@@ -324,6 +339,7 @@ impl Measuring<'_> {
                 self.read(tablets, at).await.0
             }
             Operation::ReadWhileWritten(tablet) => self.read_while_written(tablet).await,
+            Operation::StaleRead(tablets) => self.stale_read(tablets).await,
         }
     }
 
@@ -354,6 +370,18 @@ impl Measuring<'_> {
         let (took, read) = self.cluster.time(join_all(reads)).await;
         let at = read.into_iter().map(|read| read.expect("read").0).max();
         (took, at.expect("one at least"))
+    }
+
+    async fn stale_read(&self, tablets: &[usize]) -> Duration {
+        let node = self.node(self.gateway);
+        let at = node.clock().now().earliest.minus(AGO);
+        let reads = tablets.iter().map(|tablet| {
+            let id = self.tablets[*tablet];
+            node.get_stale(id, vec![row_of(*tablet)], at)
+        });
+        let (took, read) = self.cluster.time(join_all(reads)).await;
+        read.into_iter().for_each(|read| drop(read.expect("read")));
+        took
     }
 
     /// The write begins beside the leader, and the read comes there before the write is over.

@@ -16,7 +16,7 @@ fn millis(millis: u64) -> Duration {
 
 /// The short form of the benchmark `latency`.
 #[test]
-fn commits_and_strong_reads_take_what_their_messages_and_their_wait_do() {
+fn commits_and_reads_take_what_their_messages_and_their_wait_do() {
     for (scene, epsilon) in [US_EU_3, METRO_3].into_iter().flat_map(|s| [0, 7, 40].map(|e| (s, e)))
     {
         for latency in measure(scene, millis(epsilon), Operation::all(), 3) {
