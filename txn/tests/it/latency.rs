@@ -5,66 +5,29 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 use meridian_storage::{NodeId, TabletId};
-use meridian_truetime::{EnvironmentExt, Timestamp};
-use meridian_txn::ReadAt;
+use meridian_truetime::EnvironmentExt;
 
-use crate::cluster::{Cluster, insert, key, run};
+use crate::cluster::{Cluster, insert, run};
+use crate::floors::{Latency, METRO_3, Operation, US_EU_3, measure};
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-async fn write_takes(cluster: &Cluster, gateway: u64, k: u64) -> Duration {
-    let node = cluster.node(gateway);
-    // A gateway's first request to a tablet reads the directory.
-    node.refresh_directory().await.expect("read");
-    let (took, result) = cluster.time(node.write(insert(k, "x"))).await;
-    result.expect("written");
-    took
-}
-
+/// The short form of the benchmark `latency`.
 #[test]
-fn a_write_takes_one_majority_round_trip_and_the_hop_to_the_leader() {
-    run(1, "us-eu-3", Duration::ZERO, |cluster| async move {
-        cluster.create_tablet(1).await;
-        // From the leader: us-east to eu-west and back, 64 ms.
-        let local = write_takes(&cluster, 1, 1).await;
-        assert!(local >= millis(64) && local < millis(65), "{local:?}");
-        let hop = write_takes(&cluster, 3, 2).await;
-        assert!(hop >= millis(128) && hop < millis(129), "{hop:?}");
-        let far = write_takes(&cluster, 2, 3).await;
-        assert!(far >= millis(130) && far < millis(131), "{far:?}");
-    });
-}
-
-#[test]
-fn commit_wait_overlaps_with_replication() {
-    // 2ε = 20 ms disappears behind the 64 ms of replication; 2ε = 80 ms is what one waits for.
-    for (epsilon, floor) in [(10, 64), (40, 80)] {
-        run(1, "us-eu-3", millis(epsilon), |cluster| async move {
-            cluster.create_tablet(1).await;
-            let took = write_takes(&cluster, 1, 1).await;
-            assert!(took >= millis(floor) && took < millis(floor + 1), "{took:?}");
-        });
+fn commits_and_reads_take_what_their_messages_and_their_wait_do() {
+    for (scene, epsilon) in [US_EU_3, METRO_3].into_iter().flat_map(|s| [0, 7, 40].map(|e| (s, e)))
+    {
+        for latency in measure(scene, millis(epsilon), Operation::all(), 3) {
+            let Latency { gateway, operation, floor, took } = &latency;
+            assert!(
+                latency.is_close(),
+                "{}, ε = {epsilon} ms, {gateway}, {operation}: {took:?}, floor {floor:?}",
+                scene.topology
+            );
+        }
     }
-}
-
-#[test]
-fn a_strong_read_takes_the_hop_to_the_leader_whose_lease_needs_no_confirmation() {
-    run(1, "us-eu-3", millis(4), |cluster| async move {
-        cluster.create_tablet(1).await;
-        let read = async |gateway: u64| {
-            let node = cluster.node(gateway);
-            node.refresh_directory().await.expect("read");
-            let at = ReadAt::Strong { min: Timestamp::MIN };
-            let (took, result) = cluster.time(node.get(TabletId::new(2), vec![key(1)], at)).await;
-            result.expect("read");
-            took
-        };
-        let (here, there) = (read(1).await, read(3).await);
-        assert!(here < millis(1), "{here:?}");
-        assert!(there >= millis(64) && there < millis(65), "{there:?}");
-    });
 }
 
 /// How much longer than before and after it a write takes at most while leadership passes from node

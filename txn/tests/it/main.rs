@@ -6,6 +6,7 @@ mod chaos;
 mod checks;
 mod cluster;
 mod crashes;
+mod floors;
 mod kv;
 mod latency;
 mod leases;

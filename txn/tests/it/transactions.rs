@@ -249,62 +249,6 @@ fn what_comes_after_a_savepoint_is_not_committed() {
     });
 }
 
-/// What a commit takes, as its gateway sees it.
-async fn commit_takes(
-    cluster: &Cluster,
-    gateway: u64,
-    protocol: CommitProtocol,
-    reads: &[u64],
-    writes: &[u64],
-) -> Duration {
-    let node = cluster.node(gateway);
-    let txn = node.begin(None, protocol, Timestamp::MIN);
-    for k in reads {
-        number(&txn, *k, Mode::Shared).await.expect("read");
-    }
-    for k in writes {
-        set(&txn, *k, 1);
-    }
-    let (took, committed) = cluster.time(txn.commit()).await;
-    committed.expect("committed");
-    // Its locks are gone everywhere.
-    node.env().sleep(millis(1_000)).await;
-    took
-}
-
-/// us-east (1), us-west (2) and eu-west (3): 66 ms from 1 to 2, 64 ms from 1 to 3, 146 ms from 2 to 3. A
-/// majority answers node 1 after 64 ms, node 2 after 66 ms, node 3 after 64 ms.
-#[test]
-fn commits_take_what_their_messages_do() {
-    use CommitProtocol::{CommitWait, TwoPhase};
-    for epsilon in [0, 4, 40, 100] {
-        run(1, "us-eu-3", millis(epsilon), |cluster| async move {
-            two_tablets(&cluster, 3).await;
-            // The coordinator is the left tablet, where the gateway is.
-            let prepared = 32 + 64 + 32;
-            let cases = [
-                ("one tablet", TwoPhase, &[LEFT][..], &[LEFT][..], 64),
-                ("one tablet", CommitWait, &[LEFT], &[LEFT], 64.max(2 * epsilon)),
-                ("two tablets", TwoPhase, &[LEFT], &[LEFT, RIGHT], prepared + 64),
-                ("two tablets", CommitWait, &[], &[LEFT, RIGHT], (prepared + 64).max(2 * epsilon)),
-                ("one only reads", TwoPhase, &[RIGHT], &[LEFT], 32 + 32 + 64),
-                ("one only reads", CommitWait, &[RIGHT], &[LEFT], (64 + 64).max(2 * epsilon)),
-                ("nothing is written", CommitWait, &[LEFT, RIGHT], &[], 64),
-            ];
-            for (what, protocol, reads, writes, floor) in cases {
-                let took = commit_takes(&cluster, 1, protocol, reads, writes).await;
-                println!("ε = {epsilon} ms, {what}, {protocol:?}: {took:?}, floor {floor} ms");
-                let most =
-                    (millis(floor) * 102 / 100).max(millis(floor) + Duration::from_micros(200));
-                assert!(
-                    took >= millis(floor) && took <= most,
-                    "{what}: {took:?}, floor {floor} ms"
-                );
-            }
-        });
-    }
-}
-
 #[test]
 fn under_two_phase_nobody_waits_for_clocks() {
     run(1, "metro-3", millis(100), |cluster| async move {
