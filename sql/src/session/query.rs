@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use meridian_storage::TabletId;
 use meridian_truetime::Timestamp;
-use meridian_txn::{ReadAt, TxnError, Wait};
+use meridian_txn::{CommitProtocol, ReadAt, TxnError, Wait};
 
 use super::locking::Locking;
 use super::staleness::ReadStaleness;
@@ -302,6 +302,16 @@ impl Session {
         Ok(Arc::new(StatementContext::new(reads, self.high_water.clone())))
     }
 
+    /// The timestamp of a strong read of several tablets: what was acknowledged before lies below it,
+    /// or, without commit wait, where clocks agree.
+    pub(super) fn strong(&self) -> Timestamp {
+        let now = self.engine.tablets.now();
+        match self.settings.protocol() {
+            CommitProtocol::CommitWait => now.latest,
+            CommitProtocol::TwoPhase => now.middle(),
+        }
+    }
+
     /// How a query alone reads.
     async fn lone_reads(&self, plan: &dyn ExecutionPlan) -> Result<Reads, TxnError> {
         let tablets = &self.engine.tablets;
@@ -330,7 +340,7 @@ fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
     if read.len() <= 1 && !repeats {
         ReadAt::Strong { min }
     } else {
-        ReadAt::Exact(session.engine.tablets.now().latest.max(min))
+        ReadAt::Exact(session.strong().max(min))
     }
 }
 

@@ -177,16 +177,17 @@ impl Session {
 
     /// A statement is about to use the transaction of the block, if there is one.
     pub(super) fn use_block(&mut self) {
+        let strong = self.strong();
         let Some(block) = &mut self.block else { return };
         block.stage = Stage::Used;
         let seen = self.high_water.get();
         if let Work::None = block.work {
             block.work = if block.read_only {
-                let now = self.engine.tablets.now();
+                let now = self.engine.tablets.now().earliest;
                 Work::Reads(match self.settings.read_staleness() {
-                    ReadStaleness::Strong => Reads::At(ReadAt::Exact(now.latest.max(seen))),
-                    ReadStaleness::Exact(by) => Reads::Stale(now.earliest.minus(by)),
-                    ReadStaleness::Max(by) => Reads::Stale(now.earliest.minus(by).max(seen)),
+                    ReadStaleness::Strong => Reads::At(ReadAt::Exact(strong.max(seen))),
+                    ReadStaleness::Exact(by) => Reads::Stale(now.minus(by)),
+                    ReadStaleness::Max(by) => Reads::Stale(now.minus(by).max(seen)),
                 })
             } else {
                 let age = self.retries.take();

@@ -149,7 +149,8 @@ impl Transaction {
         let writes = |part: &(&TabletId, &Vec<Mutation>)| !part.1.is_empty();
         // The nearest of those that write: the answer comes from there.
         let near = |tablet: TabletId| {
-            let leader = node.leader_hint(tablet);
+            let wanted = || node.directory().get(tablet).map(|known| known.preferred_leader);
+            let leader = node.leader_hint(tablet).or_else(wanted);
             let known = node.members().iter().find(|member| Some(member.id) == leader);
             known.map_or(Duration::MAX, |member| {
                 if member.id == node.id() { Duration::ZERO } else { member.round_trip }
