@@ -65,6 +65,7 @@ impl Transaction {
             parts.entry(tablet).or_default().push(mutation);
         }
         self.state().report.participants = parts.len();
+        let concerned: BTreeSet<TabletId> = parts.keys().copied().collect();
         let writers = parts.values().filter(|mutations| !mutations.is_empty()).count();
         let outcome = match (parts.len(), writers) {
             (_, 0) => self.confirm(&held).await,
@@ -73,8 +74,9 @@ impl Transaction {
         };
         match &outcome {
             Ok(_) | Err(TxnError::Unknown { .. }) => {
-                // Where it asked for locks and never heard of any.
-                self.release(self.held.all().difference(&held).copied());
+                // Where it asked for locks and never heard of any. Whoever takes part in the commit
+                // releases its own, and may be at it still.
+                self.release(self.held.all().difference(&concerned).copied());
             }
             Err(_) => self.release(self.held.all()),
         }
