@@ -319,9 +319,13 @@ impl Handing {
             leadership_transfer: true,
         };
         let Some(heart) = self.heart.upgrade() else { return };
-        let parting = heart.part(replica, to);
+        let parted = heart.part(replica, to);
+        let parting = parted.parting;
         let term = vote.vote.leader_id.term;
         let Ok(response) = replica.raft.vote(vote).await else { return };
+        if !response.vote_granted {
+            heart.stay(replica, parted);
+        }
         if !response.vote_granted || response.last_log_id != Some(last) {
             return;
         }

@@ -218,6 +218,15 @@ impl Pulse {
     }
 }
 
+/// What comes of a vote that is about to be given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parted {
+    /// What the candidate has to know.
+    pub(crate) parting: Parting,
+    /// How often the replica has ceased to act by then.
+    ceased: u64,
+}
+
 /// One node's heart.
 #[derive(Debug)]
 pub(crate) struct Heart {
@@ -343,16 +352,36 @@ impl Heart {
         guard(&replica.pulse.bond).bind(&mut leases.promises, leader, epoch, term);
     }
 
-    /// A replica here votes for a candidate; what that has to know of earlier leaders.
-    pub(crate) fn part(&self, replica: &Replica, candidate: NodeId) -> Parting {
+    /// A replica here is about to vote for a candidate; what that has to know of earlier leaders. Of
+    /// no use for this replica's own leadership from here on: see [`Heart::stay`].
+    pub(crate) fn part(&self, replica: &Replica, candidate: NodeId) -> Parted {
         let epoch = self.epoch_of(candidate);
         let mut leases = guard(&self.leases);
         let mut bond = guard(&replica.pulse.bond);
-        if bond.to().is_some_and(|(node, _)| node == self.node) && candidate != self.node {
-            // It knows what it has done.
-            bond.release_own(replica.pulse.cease());
+        let mut tenure = guard(&replica.pulse.tenure);
+        if candidate != self.node {
+            let taken = tenure.cease();
+            if bond.to().is_some_and(|(node, _)| node == self.node) {
+                // It knows what it has done.
+                bond.release_own(taken);
+            }
         }
-        bond.part(&mut leases.promises, candidate, epoch)
+        let parting = bond.part(&mut leases.promises, candidate, epoch);
+        Parted { parting, ceased: tenure.ceased() }
+    }
+
+    /// The replica didn't vote for it. If it leads, and hands over to nobody, it goes on.
+    pub(crate) fn stay(&self, replica: &Replica, parted: Parted) {
+        let Some(term) = replica.leads() else { return };
+        let epoch = self.epoch();
+        let mut leases = guard(&self.leases);
+        let mut bond = guard(&replica.pulse.bond);
+        if replica.pulse.hands_over(term).is_none()
+            && guard(&replica.pulse.tenure).resume(term, parted.ceased)
+        {
+            bond.bind(&mut leases.promises, self.node, epoch, term);
+            replica.pulse.bound(self.node, term, epoch);
+        }
     }
 
     /// Votes for a new leader that is known to be in that epoch, and helps it from here on: what is
@@ -387,7 +416,7 @@ impl Heart {
     pub(crate) async fn begin(&self, replica: &Replica, term: u64) -> Timestamp {
         // It may have asked nobody for promises yet.
         self.due.notify_one();
-        let parting = replica.pulse.parting(term).and(self.part(replica, self.node));
+        let parting = replica.pulse.parting(term).and(self.part(replica, self.node).parting);
         wait_until_after(&*self.env, &*self.clock, parting.until).await;
         self.promise_itself();
         self.bind_itself(replica, term);

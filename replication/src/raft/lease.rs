@@ -238,11 +238,13 @@ pub struct Tenure {
     term: u64,
     open: bool,
     taken: Timestamp,
+    /// How often it has ceased.
+    ceased: u64,
 }
 
 impl Default for Tenure {
     fn default() -> Self {
-        Self { term: 0, open: false, taken: Timestamp::MIN }
+        Self { term: 0, open: false, taken: Timestamp::MIN, ceased: 0 }
     }
 }
 
@@ -250,7 +252,7 @@ impl Tenure {
     /// The leader of a term begins to act, with timestamps above `above`; above what.
     pub fn begin(&mut self, term: u64, above: Timestamp) -> Timestamp {
         if term > self.term {
-            *self = Self { term, open: true, taken: self.taken.max(above) };
+            *self = Self { term, open: true, taken: self.taken.max(above), ceased: self.ceased };
         }
         self.taken
     }
@@ -285,7 +287,22 @@ impl Tenure {
     /// The leader acts no more; up to where it has taken timestamps.
     pub fn cease(&mut self) -> Timestamp {
         self.open = false;
+        self.ceased += 1;
         self.taken
+    }
+
+    /// How often it has ceased to act.
+    #[must_use]
+    pub fn ceased(&self) -> u64 {
+        self.ceased
+    }
+
+    /// The leader of that term had ceased for a candidate that it then didn't vote for: it acts again,
+    /// unless it has ceased once more since. Whether it does.
+    pub fn resume(&mut self, term: u64, ceased: u64) -> bool {
+        let may = self.term == term && self.ceased == ceased;
+        self.open |= may;
+        may
     }
 }
 
@@ -313,6 +330,23 @@ mod tests {
     fn parting(until: u64, taken: u64) -> Parting {
         let at = |millis| if millis == 0 { Timestamp::MIN } else { at(millis) };
         Parting { until: at(until), taken: at(taken) }
+    }
+
+    #[test]
+    fn who_was_not_voted_for_is_no_reason_to_cease() {
+        let mut tenure = Tenure::default();
+        tenure.begin(4, at(100));
+        assert!(tenure.take(now(110, 120), 4, at(130), at(200)));
+        let (taken, ceased) = (tenure.cease(), tenure.ceased());
+        assert_eq!(taken, at(130));
+        assert!(!tenure.take(now(110, 120), 4, at(131), at(200)));
+        assert!(tenure.resume(4, ceased) && tenure.take(now(110, 120), 4, at(131), at(200)));
+        // Another candidate has asked meanwhile.
+        tenure.cease();
+        assert!(!tenure.resume(4, ceased) && !tenure.take(now(110, 120), 4, at(132), at(200)));
+        let ceased = tenure.ceased();
+        tenure.begin(5, at(140));
+        assert!(!tenure.resume(4, ceased), "another term");
     }
 
     #[test]
@@ -403,13 +437,53 @@ mod tests {
     /// A message on its way.
     #[derive(Clone, Debug)]
     enum Message {
-        Ask { from: usize, to: usize, epoch: Epoch, until: Timestamp },
-        Promised { by: usize, to: usize, epoch: Epoch, until: Option<Timestamp> },
-        Vouch { from: usize, to: usize, term: u64, epoch: Epoch },
-        Heard { by: usize, to: usize, term: u64, epoch: Epoch },
-        Stand { from: usize, to: usize, term: u64 },
-        Vote { by: usize, to: usize, term: u64, parting: Parting },
-        Cease { from: usize, to: usize, term: u64, taken: Timestamp },
+        Ask {
+            from: usize,
+            to: usize,
+            epoch: Epoch,
+            until: Timestamp,
+        },
+        Promised {
+            by: usize,
+            to: usize,
+            epoch: Epoch,
+            until: Option<Timestamp>,
+        },
+        Vouch {
+            from: usize,
+            to: usize,
+            term: u64,
+            epoch: Epoch,
+        },
+        Heard {
+            by: usize,
+            to: usize,
+            term: u64,
+            epoch: Epoch,
+        },
+        Stand {
+            from: usize,
+            to: usize,
+            term: u64,
+        },
+        Vote {
+            by: usize,
+            to: usize,
+            term: u64,
+            parting: Parting,
+        },
+        Cease {
+            from: usize,
+            to: usize,
+            term: u64,
+            taken: Timestamp,
+        },
+        /// Raft has refused a vote that the replica had ceased for.
+        Refused {
+            at: usize,
+            term: u64,
+            ceased: u64,
+        },
     }
 
     /// A node with one replica of one group.
@@ -440,6 +514,7 @@ mod tests {
         last: (u64, Timestamp),
         acted: u64,
         released: u64,
+        resumed: u64,
     }
 
     impl Simulation {
@@ -608,13 +683,28 @@ mod tests {
                     }
                 }
                 Message::Stand { from, to, term } => {
-                    if term <= self.members[to].term {
+                    let member = &mut self.members[to];
+                    let taken = member.tenure.cease();
+                    if member.bond.to().is_some_and(|(bound, _)| bound == node(to as u64)) {
+                        member.bond.release_own(taken);
+                    }
+                    if term <= member.term {
+                        member.bond.part(&mut member.promises, node(from as u64), None);
+                        let (term, ceased) = (member.term, member.tenure.ceased());
+                        self.messages.push(Message::Refused { at: to, term, ceased });
                         return;
                     }
                     self.follow(to, term);
                     let member = &mut self.members[to];
                     let parting = member.bond.part(&mut member.promises, node(from as u64), None);
                     self.messages.push(Message::Vote { by: to, to: from, term, parting });
+                }
+                Message::Refused { at, term, ceased } => {
+                    let (itself, member) = (node(at as u64), &mut self.members[at]);
+                    if member.tenure.resume(term, ceased) && member.leads {
+                        member.bond.bind(&mut member.promises, itself, member.epoch, term);
+                        self.resumed += 1;
+                    }
                 }
                 Message::Vote { by, to, term, parting } => {
                     let candidate = &mut self.members[to];
@@ -635,7 +725,7 @@ mod tests {
 
     #[test]
     fn leases_are_disjoint_whatever_the_clocks_say_inside_their_bound() {
-        let (mut leaders, mut released) = (0, 0);
+        let (mut leaders, mut released, mut resumed) = (0, 0, 0);
         for seed in 0..1_000 {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut simulation = Simulation {
@@ -648,6 +738,7 @@ mod tests {
                 last: (0, Timestamp::MIN),
                 acted: 0,
                 released: 0,
+                resumed: 0,
             };
             for number in 0..rng.random_range(3..6) {
                 let promises = Promises::new(simulation.lease);
@@ -659,8 +750,12 @@ mod tests {
             }
             leaders += simulation.acted;
             released += simulation.released;
+            resumed += simulation.resumed;
         }
         // Else nothing is shown.
-        assert!(leaders > 1_500 && released > 500, "{leaders} leaders, {released} released");
+        assert!(
+            leaders > 1_500 && released > 500 && resumed > 500,
+            "{leaders} leaders, {released} released, {resumed} resumed"
+        );
     }
 }

@@ -88,9 +88,13 @@ impl Service for RaftService {
                     rpc.leadership_transfer = true;
                 }
                 // Before the vote: what is promised after it is promised to nobody else.
-                let parting = self.heart.part(&replica, from);
+                let parted = self.heart.part(&replica, from);
+                let parting = parted.parting;
                 let term = rpc.vote.leader_id.term;
                 let response = raft.vote(rpc).await.map_err(malformed)?;
+                if !response.vote_granted {
+                    self.heart.stay(&replica, parted);
+                }
                 // Nobody else stands; in an election, who loses would have to be parted from again.
                 let helps = handed_over && response.vote_granted;
                 let help = || self.heart.help(&replica, from, epoch, term);
