@@ -18,10 +18,10 @@ use futures::stream::{self, BoxStream};
 use meridian_replication::net::{Incoming, NetError, Outgoing, Service, ServiceError};
 use meridian_storage::{DataSnapshot, Direction, KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, TtInterval};
-use meridian_txn::locks::{Age, Mode};
+use meridian_txn::locks::{Age, Hold, Mode};
 use meridian_txn::{
     Changes, CommitProtocol, CommitReport, DirectoryRead, Node, PlacementChange, ReadAt, Row,
-    Savepoint, ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
+    Savepoint, ScanRequest, ScanResult, TabletDescriptor, TabletRead, TxnError, Wait, WriteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,9 +75,9 @@ impl ClusterTablets {
             Ok(Some(Ok(header))) => decode::<Header>(&header)?,
         };
         match header {
-            Header::Opened(at) => {
+            Header::Opened(at, hold) => {
                 let batches = receive(outgoing, incoming);
-                Ok(Ok(FragmentRead { at, batches }))
+                Ok(Ok(FragmentRead { at, hold, batches }))
             }
             Header::Refused(ReadError::Txn(error)) => Err(error),
             Header::Refused(error) => Ok(Err(error)),
@@ -93,7 +93,7 @@ struct Request {
 
 #[derive(Serialize, Deserialize)]
 enum Header {
-    Opened(Timestamp),
+    Opened(Timestamp, Option<Hold>),
     Refused(ReadError),
 }
 
@@ -179,9 +179,10 @@ async fn open(
         Access::Stale(at) => node.open_stale(tablet, at, &hull).await?,
         Access::Locked(lock) => node.open_locked(tablet, lock, fragment.ranges.clone()).await?,
     };
-    let view = Arc::new(SnapshotView { at: read.at, snapshot: read.snapshot });
+    let TabletRead { at, hold, snapshot } = read;
+    let view = Arc::new(SnapshotView { at, snapshot });
     let batches = fragment::run(fragment, view, Arc::clone(node.env()));
-    Ok(batches.map(|batches| FragmentRead { at: read.at, batches }).map_err(ReadError::from))
+    Ok(batches.map(|batches| FragmentRead { at, hold, batches }).map_err(ReadError::from))
 }
 
 struct SnapshotView {
@@ -270,14 +271,14 @@ impl Transaction for ClusterTransaction {
         mode: Mode,
         wait: Wait,
     ) -> Result<FragmentRead, ReadError> {
-        let locking = self.inner.locking(tablet, mode, wait).await?;
+        let locking = self.inner.locking(tablet, mode, wait)?;
         loop {
             fragment.access = Access::Locked(locking.lock());
             match self.tablets.fragment(tablet, fragment.clone()).await {
                 Err(ReadError::Txn(error)) if locking.goes_on(&error) => {}
                 Err(error) => return Err(error),
                 Ok(read) => {
-                    self.inner.granted(locking, read.at);
+                    self.inner.granted(&locking, read.at, read.hold)?;
                     return Ok(read);
                 }
             }
@@ -486,7 +487,7 @@ impl Service for FragmentService {
         };
         let opened = self.open(&request).await;
         let (header, batches) = match opened {
-            Ok(read) => (Header::Opened(read.at), Some(read.batches)),
+            Ok(read) => (Header::Opened(read.at, read.hold), Some(read.batches)),
             Err(error) => (Header::Refused(error), None),
         };
         let message = encode(&header).map_err(ServiceError::new)?;

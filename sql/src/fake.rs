@@ -446,7 +446,7 @@ impl Tablets for FakeTablets {
         let fragment = Fragment::decode(&fragment.encode()?, &self.functions)?;
         let view = Arc::new(FakeView { tablets: self.clone(), at });
         let batches = fragment::run(fragment, view, Arc::clone(&self.env))?;
-        Ok(FragmentRead { at, batches })
+        Ok(FragmentRead { at, hold: None, batches })
     }
 
     async fn fragment_near(

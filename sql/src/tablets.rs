@@ -11,7 +11,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use futures::stream::BoxStream;
 use meridian_storage::{KeyRange, KeyType, NodeId, Order, TabletId};
 use meridian_truetime::{Env, Timestamp, TtInterval};
-use meridian_txn::locks::{Age, Mode};
+use meridian_txn::locks::{Age, Hold, Mode};
 use meridian_txn::{
     Changes, CommitProtocol, CommitReport, DirectoryRead, PlacementChange, ReadAt, Row, Savepoint,
     ScanRequest, ScanResult, TabletDescriptor, TxnError, Wait, WriteRequest,
@@ -38,6 +38,8 @@ pub enum ReadError {
 pub struct FragmentRead {
     /// What the leader read at.
     pub at: Timestamp,
+    /// Under which locks, if any.
+    pub hold: Option<Hold>,
     /// Dropping it stops the reading.
     pub batches: BoxStream<'static, Result<RecordBatch, ReadError>>,
 }

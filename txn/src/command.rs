@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commit::{Anchor, Commit, CommitProtocol, Decided, Prepare, Prepared, Vote};
 use crate::error::TxnError;
-use crate::locks::{Mode, Stamp, TxnId};
+use crate::locks::{Hold, Mode, Stamp, TxnId};
 use crate::tablet::{Target, Unchanged};
 
 /// A change of one row or index entry.
@@ -90,8 +90,8 @@ pub struct WriteRequest {
 pub struct WholeTxn {
     /// Who it is.
     pub stamp: Stamp,
-    /// It has locks in the tablet already; without them it is over.
-    pub begun: bool,
+    /// The locks that it has in the tablet already; without them it is over.
+    pub held: Option<Hold>,
     /// How its timestamp is chosen and released.
     pub protocol: CommitProtocol,
     /// How long it waits for locks.
@@ -394,7 +394,7 @@ pub(crate) enum Request {
     End {
         tablet: TabletId,
         txn: TxnId,
-        held: bool,
+        held: Option<Hold>,
         floor: Timestamp,
     },
     /// The gateways of these transactions live.
@@ -429,8 +429,8 @@ pub(crate) enum Stale {
 pub struct TxnLock {
     pub(crate) stamp: Stamp,
     pub(crate) mode: Mode,
-    /// The transaction has locks in the tablet already; without them it is over.
-    pub(crate) begun: bool,
+    /// The locks that the transaction has in the tablet already; without them it is over.
+    pub(crate) held: Option<Hold>,
     /// So long it waits for them.
     pub(crate) wait: Duration,
 }

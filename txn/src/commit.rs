@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Mutation;
 use crate::error::TxnError;
-use crate::locks::{Stamp, TxnId};
+use crate::locks::{Hold, Stamp, TxnId};
 
 /// How a commit timestamp is chosen and released.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,8 +111,8 @@ pub(crate) struct Committed {
 pub(crate) struct Part {
     pub(crate) tablet: TabletId,
     pub(crate) txn: Stamp,
-    /// It has locks here already; without them it is over.
-    pub(crate) begun: bool,
+    /// The locks that it has here already; without them it is over.
+    pub(crate) held: Option<Hold>,
     /// The tables concerned, each with the schema version that was planned under.
     pub(crate) schema: Vec<(u64, u64)>,
     /// The changes, at most one per key.

@@ -77,8 +77,8 @@ impl Node {
     /// [`TxnError::Unknown`] when the write may have been carried out; otherwise it was not.
     pub async fn write(&self, mut request: WriteRequest) -> Result<Timestamp, TxnError> {
         let tablet = request.tablet;
-        let (stamp, begun, wait) = (self.new_stamp(), false, ANSWER);
-        request.txn = Some(WholeTxn { stamp, begun, protocol: CommitProtocol::default(), wait });
+        let (stamp, held, wait) = (self.new_stamp(), None, ANSWER);
+        request.txn = Some(WholeTxn { stamp, held, protocol: CommitProtocol::default(), wait });
         let deadline = self.env().moment().plus(PATIENCE);
         loop {
             let request = Request::Write(request.clone());

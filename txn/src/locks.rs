@@ -38,6 +38,11 @@ use meridian_storage::{KeyRange, NodeId};
 use meridian_truetime::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// The locks that a transaction has in one tablet, from its first request there until they go, all at
+/// once. Who has lost them and asks again, or whose request comes a second time, gets others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold(pub(crate) u64);
+
 /// A transaction: a number that its gateway has drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TxnId {

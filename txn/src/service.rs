@@ -20,6 +20,7 @@ use crate::command::{
 };
 use crate::commit::{Commit, Committed, Prepare};
 use crate::error::TxnError;
+use crate::locks::Hold;
 use crate::node::Node;
 use crate::once::Turn;
 use crate::tablet::TabletRead;
@@ -272,7 +273,7 @@ impl Node {
         let hull = hull(&keys)?;
         self.env().work(Work::Read(keys.len() as u64)).await;
         let read = tablet.read(at, &hull).await?;
-        Self::rows(&read, keys)
+        Ok((read.at, Self::rows(&read, keys)?))
     }
 
     async fn serve_locked_get(
@@ -280,18 +281,15 @@ impl Node {
         tablet: TabletId,
         lock: TxnLock,
         keys: Vec<Vec<u8>>,
-    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+    ) -> Result<((Timestamp, Option<Hold>), Vec<Option<Row>>), TxnError> {
         let tablet = self.tablet(tablet)?;
         self.env().work(Work::Read(keys.len() as u64)).await;
         let points = keys.iter().map(|key| KeyRange::point(key.clone())).collect();
         let read = tablet.read_locked(lock, points).await?;
-        Self::rows(&read, keys)
+        Ok(((read.at, read.hold), Self::rows(&read, keys)?))
     }
 
-    fn rows(
-        read: &TabletRead,
-        keys: Vec<Vec<u8>>,
-    ) -> Result<(Timestamp, Vec<Option<Row>>), TxnError> {
+    fn rows(read: &TabletRead, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Row>>, TxnError> {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             let version = read.snapshot.get(&key, read.at)?;
@@ -301,7 +299,7 @@ impl Node {
                 }),
             );
         }
-        Ok((read.at, rows))
+        Ok(rows)
     }
 
     async fn serve_scan(
@@ -319,10 +317,10 @@ impl Node {
         tablet: TabletId,
         lock: TxnLock,
         scan: ScanRequest,
-    ) -> Result<(Timestamp, ScanResult), TxnError> {
+    ) -> Result<((Timestamp, Option<Hold>), ScanResult), TxnError> {
         let tablet = self.tablet(tablet)?;
         let read = tablet.read_locked(lock, vec![scan.range.clone()]).await?;
-        Ok((read.at, self.scanned(&read, &scan).await?))
+        Ok(((read.at, read.hold), self.scanned(&read, &scan).await?))
     }
 
     async fn scanned(&self, read: &TabletRead, scan: &ScanRequest) -> Result<ScanResult, TxnError> {

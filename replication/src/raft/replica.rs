@@ -186,7 +186,7 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped; the command may have been logged.
     pub async fn submit(&self, term: u64, command: Bytes) -> Result<Submitted, ProposeError> {
-        let here = self.leadership().filter(|_| !self.pulse.is_isolated());
+        let here = self.leadership().filter(|_| !self.is_isolated());
         let Some(leader) = here.filter(|leader| leader.term == term) else {
             return Err(ProposeError::NotLeader { leader: self.probable_leader() });
         };
@@ -258,6 +258,12 @@ impl Replica {
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.pulse.applied()
+    }
+
+    /// Whether the replica leads and has reached no majority for a while: it takes no commands.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.pulse.is_isolated()
     }
 
     /// To whom a leader hands over, if it has begun to: it has no lease any more.

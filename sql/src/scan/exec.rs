@@ -256,7 +256,10 @@ async fn open_in(
     })?;
     Ok(match own {
         None => read,
-        Some(own) => FragmentRead { at: read.at, batches: own.lay(read.batches) },
+        Some(own) => {
+            let FragmentRead { at, hold, batches } = read;
+            FragmentRead { at, hold, batches: own.lay(batches) }
+        }
     })
 }
 

@@ -13,6 +13,7 @@ use super::{Effect, PATIENCE, PAUSE};
 use crate::command::{Mutation, Request, TxnLock, WholeTxn, WriteRequest};
 use crate::commit::{Anchor, Commit, CommitReport, Committed, Fate, Part, Phases, Prepare};
 use crate::error::TxnError;
+use crate::locks::Hold;
 
 /// A coordinator decides nothing later than so long after the commit was asked for.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -50,9 +51,9 @@ impl Transaction {
             }
             state.writes.take()
         };
-        let held = self.held.certain();
+        let held = self.held.granted();
         let mut parts: BTreeMap<TabletId, Vec<Mutation>> =
-            held.iter().map(|tablet| (*tablet, Vec::new())).collect();
+            held.keys().map(|tablet| (*tablet, Vec::new())).collect();
         for (key, mutation) in writes {
             let routed = self.node.tablet_of(&key).await;
             let tablet = match routed {
@@ -96,10 +97,11 @@ impl Transaction {
 
     /// Ends a transaction that has written nothing: all that it has read was so at one time, if its
     /// locks are all there still.
-    async fn confirm(&self, held: &BTreeSet<TabletId>) -> Result<Committed, TxnError> {
+    async fn confirm(&self, held: &BTreeMap<TabletId, Hold>) -> Result<Committed, TxnError> {
         let floor = self.seen();
-        let ends = held.iter().map(|tablet| {
-            let request = Request::End { tablet: *tablet, txn: self.stamp.id, held: true, floor };
+        let ends = held.iter().map(|(tablet, hold)| {
+            let (txn, held) = (self.stamp.id, Some(*hold));
+            let request = Request::End { tablet: *tablet, txn, held, floor };
             self.node.ask_leader::<()>(*tablet, request, Effect::Once)
         });
         for end in join_all(ends).await {
@@ -131,8 +133,8 @@ impl Transaction {
         };
         let locking = self.last_locks(tablet, wait);
         loop {
-            let TxnLock { stamp, begun, wait, .. } = locking.lock();
-            request.txn = Some(WholeTxn { stamp, begun, protocol: self.protocol, wait });
+            let TxnLock { stamp, held, wait, .. } = locking.lock();
+            request.txn = Some(WholeTxn { stamp, held, protocol: self.protocol, wait });
             let request = Request::Write(request.clone());
             match self.node.ask_leader(tablet, request, Effect::Once).await {
                 Err(error) if locking.goes_on(&error) => {}
@@ -143,7 +145,7 @@ impl Transaction {
 
     async fn commit_in_many(
         &self,
-        held: &BTreeSet<TabletId>,
+        held: &BTreeMap<TabletId, Hold>,
         parts: BTreeMap<TabletId, Vec<Mutation>>,
     ) -> Result<Committed, TxnError> {
         let node = &self.node;
@@ -172,8 +174,8 @@ impl Transaction {
         let mut parts: BTreeMap<TabletId, Part> = parts
             .into_iter()
             .map(|(tablet, mutations)| {
-                let (begun, schema) = (held.contains(&tablet), schema.clone());
-                (tablet, Part { tablet, txn: self.stamp, begun, schema, mutations })
+                let (held, schema) = (held.get(&tablet).copied(), schema.clone());
+                (tablet, Part { tablet, txn: self.stamp, held, schema, mutations })
             })
             .collect();
         let Some(part) = parts.remove(&coordinator) else {
@@ -235,7 +237,7 @@ impl Transaction {
             let (node, txn) = (Arc::clone(&self.node), self.stamp.id);
             self.node.env().spawn(async move {
                 let floor = Timestamp::MIN;
-                let request = Request::End { tablet, txn, held: false, floor };
+                let request = Request::End { tablet, txn, held: None, floor };
                 let _ = node.ask_leader::<()>(tablet, request, Effect::Repeatable).await;
             });
         }

@@ -13,21 +13,19 @@
 //!   voted yet: they end with [`TxnError::Conflict`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_storage::{KeyRange, TabletId};
 use meridian_truetime::{Env, Moment, Timestamp};
-use tokio::sync::OwnedMutexGuard;
 
 use super::Effect;
 use super::buffer::{Changes, Savepoint, WriteBuffer, changes_within, row_of};
 use crate::command::{Request, Row, ScanRequest, ScanResult, TxnLock};
 use crate::commit::{CommitProtocol, CommitReport};
 use crate::error::TxnError;
-use crate::locks::{Age, Mode, Stamp, TxnId};
+use crate::locks::{Age, Hold, Mode, Stamp, TxnId};
 use crate::node::Node;
 
 /// How often a read looks for the tablets that cover it, after they were split or merged.
@@ -55,22 +53,13 @@ impl Wait {
     }
 }
 
-/// The tablets in which a transaction has locks, or may have.
+/// The tablets in which a transaction has asked for locks, and those that it was granted first. If a
+/// tablet ever grants others, the first were lost.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<BTreeMap<TabletId, Arc<Begun>>>);
-
-/// Whether a transaction has locks in a tablet for certain.
-#[derive(Debug, Default)]
-struct Begun {
-    certainly: AtomicBool,
-    /// Held while it asks for the first ones. Only that request may find the tablet without any: if
-    /// there were two, the second could take locks after the first one's were lost, and nobody would
-    /// know that they had been.
-    first: Arc<tokio::sync::Mutex<()>>,
-}
+pub(crate) struct Held(Mutex<BTreeMap<TabletId, Option<Hold>>>);
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TabletId, Arc<Begun>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TabletId, Option<Hold>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,10 +67,9 @@ impl Held {
         self.lock().keys().copied().collect()
     }
 
-    pub(super) fn certain(&self) -> BTreeSet<TabletId> {
+    pub(super) fn granted(&self) -> BTreeMap<TabletId, Hold> {
         let held = self.lock();
-        let certain = held.iter().filter(|(_, begun)| begun.certainly.load(Ordering::Acquire));
-        certain.map(|(tablet, _)| *tablet).collect()
+        held.iter().filter_map(|(tablet, hold)| Some((*tablet, (*hold)?))).collect()
     }
 }
 
@@ -114,19 +102,19 @@ pub struct Locking {
     env: Env,
     stamp: Stamp,
     mode: Mode,
-    begun: Arc<Begun>,
+    tablet: TabletId,
+    held: Arc<Held>,
     until: Option<Moment>,
-    _first: Option<OwnedMutexGuard<()>>,
 }
 
 impl Locking {
     /// What to send to the tablet.
     #[must_use]
     pub fn lock(&self) -> TxnLock {
-        let begun = self.begun.certainly.load(Ordering::Acquire);
+        let held = self.held.lock().get(&self.tablet).copied().flatten();
         let (stamp, mode) = (self.stamp, self.mode);
         let wait = self.until.map_or(FOR_EVER, |until| until.since(self.env.moment()));
-        TxnLock { stamp, mode, begun, wait }
+        TxnLock { stamp, mode, held, wait }
     }
 
     /// Whether to ask again after this error: another has the locks, and there is time left.
@@ -237,47 +225,46 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TxnError::Conflict`] when it is over.
-    pub async fn locking(
-        &self,
-        tablet: TabletId,
-        mode: Mode,
-        wait: Wait,
-    ) -> Result<Locking, TxnError> {
+    pub fn locking(&self, tablet: TabletId, mode: Mode, wait: Wait) -> Result<Locking, TxnError> {
         if self.state().over {
             return Err(TxnError::Conflict);
         }
-        let env = Arc::clone(self.node.env());
-        let until = wait.until(&env);
-        let begun = {
+        {
             let mut held = self.held.lock();
             if held.is_empty() {
                 self.node.transactions().insert(self.stamp.id, Arc::downgrade(&self.held));
             }
-            Arc::clone(held.entry(tablet).or_default())
-        };
-        let mut first = None;
-        if !begun.certainly.load(Ordering::Acquire) {
-            let asking = Arc::clone(&begun.first).lock_owned().await;
-            first = (!begun.certainly.load(Ordering::Acquire)).then_some(asking);
+            held.entry(tablet).or_default();
         }
-        Ok(Locking { env, stamp: self.stamp, mode, begun, until, _first: first })
+        Ok(self.request(tablet, mode, wait))
     }
 
     /// A request for the locks that a commit needs.
     pub(super) fn last_locks(&self, tablet: TabletId, wait: Wait) -> Locking {
+        self.request(tablet, Mode::Exclusive, wait)
+    }
+
+    fn request(&self, tablet: TabletId, mode: Mode, wait: Wait) -> Locking {
         let env = Arc::clone(self.node.env());
-        let until = wait.until(&env);
-        let begun = self.held.lock().get(&tablet).cloned().unwrap_or_default();
-        let (stamp, mode) = (self.stamp, Mode::Exclusive);
-        Locking { env, stamp, mode, begun, until, _first: None }
+        let (until, held) = (wait.until(&env), Arc::clone(&self.held));
+        Locking { env, stamp: self.stamp, mode, tablet, held, until }
     }
 
     /// A tablet has granted locks, and answered what it had then.
-    #[expect(clippy::needless_pass_by_value, reason = "the request is over")]
-    pub fn granted(&self, locking: Locking, at: Timestamp) {
+    ///
+    /// # Errors
+    /// [`TxnError::Conflict`] when those that it granted before are lost.
+    pub fn granted(
+        &self,
+        locking: &Locking,
+        at: Timestamp,
+        hold: Option<Hold>,
+    ) -> Result<(), TxnError> {
+        let hold = hold.ok_or_else(|| TxnError::Internal("a read without locks".to_owned()))?;
         let mut state = self.state();
         state.after = state.after.max(at);
-        locking.begun.certainly.store(true, Ordering::Release);
+        let first = *self.held.lock().entry(locking.tablet).or_default().get_or_insert(hold);
+        if first == hold { Ok(()) } else { Err(TxnError::Conflict) }
     }
 
     /// Asks a tablet for something under locks.
@@ -292,15 +279,15 @@ impl Transaction {
         T: serde::de::DeserializeOwned + Send,
         F: Fn(TxnLock) -> Request + Send,
     {
-        let locking = self.locking(tablet, mode, wait).await?;
+        let locking = self.locking(tablet, mode, wait)?;
         loop {
             let request = request(locking.lock());
             let asked = self.node.ask_leader(tablet, request, Effect::Repeatable).await;
             match asked {
                 Err(error) if locking.goes_on(&error) => {}
                 Err(error) => return Err(error),
-                Ok((at, answer)) => {
-                    self.granted(locking, at);
+                Ok(((at, hold), answer)) => {
+                    self.granted(&locking, at, hold)?;
                     return Ok(answer);
                 }
             }

@@ -26,7 +26,7 @@ impl Node {
     ) -> Result<Vec<Option<Row>>, TxnError> {
         self.env().work(Work::Read(keys.len() as u64)).await;
         let read = self.open_stale(tablet, at, &hull(&keys)?).await?;
-        Self::rows(&read, keys).map(|(_, rows)| rows)
+        Self::rows(&read, keys)
     }
 
     async fn serve_stale_scan(

@@ -18,7 +18,7 @@ use crate::commit::{
     Prepare, Prepared, Tally, Vote,
 };
 use crate::error::TxnError;
-use crate::locks::{Mode, Patience, Stamp, TxnId};
+use crate::locks::{Hold, Mode, Patience, Stamp, TxnId};
 
 /// Transactions whose gateway is silent for so long are over.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -126,15 +126,20 @@ impl Tablet {
         Ok(())
     }
 
+    /// Takes locks beside those that a transaction has, one after the other.
     async fn lock(
         &self,
         leadership: &Leadership,
-        stamp: Stamp,
-        range: KeyRange,
-        mode: Mode,
+        (stamp, mut held): (Stamp, Option<Hold>),
+        wanted: Vec<(KeyRange, Mode)>,
         patience: Patience,
-    ) -> Result<(), TxnError> {
-        leadership.locks.acquire(self.inner.env.moment(), stamp, range, mode, patience).await
+    ) -> Result<Hold, TxnError> {
+        for (range, mode) in wanted {
+            let now = self.inner.env.moment();
+            let acquired = leadership.locks.acquire(now, (stamp, held), range, mode, patience);
+            held = Some(acquired.await?);
+        }
+        held.filter(|hold| leadership.locks.holds(stamp.id, *hold)).ok_or(TxnError::Conflict)
     }
 
     /// Lets a request wait for its locks, so long at most, and no longer than the gateway waits for an
@@ -153,27 +158,22 @@ impl Tablet {
         &self,
         leadership: &Leadership,
         stamp: Stamp,
-        begun: bool,
+        held: Option<Hold>,
         shared: Vec<KeyRange>,
         mutations: &[Mutation],
         patience: Patience,
-    ) -> Result<(), TxnError> {
-        if begun && !leadership.locks.knows(stamp.id) {
-            return Err(TxnError::Conflict);
-        }
-        for range in shared {
-            self.lock(leadership, stamp, range, Mode::Shared, patience).await?;
-        }
+    ) -> Result<Hold, TxnError> {
+        let mut wanted: Vec<(KeyRange, Mode)> =
+            shared.into_iter().map(|range| (range, Mode::Shared)).collect();
         let keys: BTreeSet<&[u8]> = mutations.iter().map(Mutation::key).collect();
         if let (Some(first), Some(last), true) = (keys.first(), keys.last(), keys.len() > MANY) {
             let hull = KeyRange { start: first.to_vec(), end: Some([last, &[0][..]].concat()) };
-            return self.lock(leadership, stamp, hull, Mode::Exclusive, patience).await;
+            wanted.push((hull, Mode::Exclusive));
+        } else {
+            let points = keys.into_iter().map(|key| KeyRange::point(key.to_vec()));
+            wanted.extend(points.map(|point| (point, Mode::Exclusive)));
         }
-        for key in keys {
-            let key = KeyRange::point(key.to_vec());
-            self.lock(leadership, stamp, key, Mode::Exclusive, patience).await?;
-        }
-        Ok(())
+        self.lock(leadership, (stamp, held), wanted, patience).await
     }
 
     /// A view of what is committed in these ranges, which stays so while the locks are held.
@@ -183,35 +183,28 @@ impl Tablet {
         ranges: Vec<KeyRange>,
     ) -> Result<TabletRead, TxnError> {
         let inner = &self.inner;
-        let leadership = self.leadership().await?;
-        let TxnLock { stamp, mode, begun, wait } = lock;
+        let leadership = self.lasting_leadership().await?;
+        let TxnLock { stamp, mode, held, wait } = lock;
         // What an earlier leader wrote last may not have passed yet, and nobody holds locks on it.
         self.wait(&leadership, |oracle| oracle.visible() >= leadership.inherited).await;
-        if begun && !leadership.locks.knows(stamp.id) {
-            return Err(TxnError::Conflict);
-        }
         for range in &ranges {
             inner.machine.check(range)?;
         }
-        let locks = async {
-            for range in &ranges {
-                self.lock(&leadership, stamp, range.clone(), mode, patience(wait)).await?;
-            }
-            Ok(())
-        };
-        self.patiently(wait, locks).await?;
+        let wanted = ranges.iter().map(|range| (range.clone(), mode)).collect();
+        let locks = self.lock(&leadership, (stamp, held), wanted, patience(wait));
+        let hold = Some(self.patiently(wait, locks).await?);
         // All that has committed here is at or below it.
         let at = leadership.oracle().floor();
         let snapshot = inner.data.snapshot()?;
         for range in &ranges {
             inner.machine.check(range)?;
         }
-        Ok(TabletRead { at, snapshot })
+        Ok(TabletRead { at, hold, snapshot })
     }
 
-    /// Whether this replica leads, as far as it knows.
+    /// Whether this replica leads, as far as it knows, and goes on to.
     pub(crate) async fn check_leads(&self) -> Result<(), TxnError> {
-        self.leadership().await.map(drop)
+        self.lasting_leadership().await.map(drop)
     }
 
     /// A participant's vote. What was voted for lasts until [`Tablet::settle`]. None if the same was
@@ -243,27 +236,36 @@ impl Tablet {
     async fn try_to_prepare(&self, leadership: &Leadership, prepare: Prepare) -> Vote {
         let inner = &self.inner;
         let Prepare { part, coordinator, anchor } = prepare;
-        let Part { txn, begun, schema, mutations, .. } = part;
-        self.lock_all(leadership, txn, begun, Vec::new(), &mutations, Patience::Wait).await?;
+        let Part { txn, held, schema, mutations, .. } = part;
+        let locks = self.lock_all(leadership, txn, held, Vec::new(), &mutations, Patience::Wait);
+        let hold = locks.await?;
         let open = Arc::clone(&leadership.gate).read_owned().await;
-        if !leadership.locks.pin(txn.id) {
+        if !leadership.locks.pin(txn.id, hold) {
             return Err(TxnError::Conflict);
         }
         let keys: BTreeSet<Vec<u8>> = mutations.iter().map(|m| m.key().to_vec()).collect();
         let writes = !keys.is_empty();
         let (vote, submitted) = {
             let _in_order = leadership.log_order.lock().await;
-            let min = leadership.oracle().vote();
+            let min = {
+                // Together: whoever reads at `min` or above from here on waits for the outcome.
+                let mut oracle = leadership.oracle();
+                let min = oracle.vote();
+                let vote = Interval { min, until: Timestamp::MIN };
+                let (anchor, since) = (anchor.clone(), inner.env.moment());
+                let in_doubt = InDoubt { vote, keys, coordinator, anchor, since, _open: open };
+                guard(&leadership.in_doubt).insert(txn.id, in_doubt);
+                min
+            };
             let until = self.take(leadership, min).await?;
-            if begun {
+            if held.is_some() {
                 // What it has read stays as it is until then, under a leader that takes over, too.
                 self.take(leadership, until.prev()).await?;
             }
             let vote = Interval { min, until };
-            let since = inner.env.moment();
-            let in_doubt =
-                InDoubt { vote, keys, coordinator, anchor: anchor.clone(), since, _open: open };
-            guard(&leadership.in_doubt).insert(txn.id, in_doubt);
+            if let Some(in_doubt) = guard(&leadership.in_doubt).get_mut(&txn.id) {
+                in_doubt.vote = vote;
+            }
             if !writes {
                 return Ok(vote);
             }
@@ -334,18 +336,18 @@ impl Tablet {
             now.since(std::mem::replace(&mut last, now))
         };
         let Commit { part, anchor, participants, protocol, expires, .. } = commit;
-        let Part { txn, begun, schema, mutations, .. } = part;
-        {
+        let Part { txn, held, schema, mutations, .. } = part;
+        let hold = {
             let (shared, wait) = (Vec::new(), Patience::Wait);
-            let locks = self.lock_all(leadership, txn, begun, shared, &mutations, wait);
+            let locks = self.lock_all(leadership, txn, held, shared, &mutations, wait);
             let refused = self.votes(leadership, open, expires, Ballot::refused);
             match select(std::pin::pin!(locks), std::pin::pin!(refused)).await {
                 Either::Left((locked, _)) => locked?,
                 Either::Right((refused, _)) => return Err(refusal(refused?)),
             }
-        }
+        };
         let _gate: OwnedRwLockReadGuard<()> = Arc::clone(&leadership.gate).read_owned().await;
-        if !leadership.locks.pin(txn.id) {
+        if !leadership.locks.pin(txn.id, hold) {
             return Err(TxnError::Conflict);
         }
         phases.locks = lap();
@@ -518,7 +520,7 @@ impl Tablet {
     pub(crate) async fn end(
         &self,
         txn: TxnId,
-        held: bool,
+        held: Option<Hold>,
         floor: Timestamp,
     ) -> Result<(), TxnError> {
         let leadership = self.leadership().await?;
@@ -526,10 +528,10 @@ impl Tablet {
             // It has voted; its coordinator says what becomes of it.
             return Ok(());
         }
-        if held && !leadership.locks.knows(txn) {
-            return Err(TxnError::Conflict);
-        }
-        if held {
+        if let Some(hold) = held {
+            if !leadership.locks.holds(txn, hold) {
+                return Err(TxnError::Conflict);
+            }
             leadership.oracle().promise(floor);
             self.take(&leadership, floor).await?;
         }

@@ -21,7 +21,7 @@ use crate::autosplit::load::Meter;
 use crate::command::{Absorb, Command, Outcome, ReadAt, WholeTxn, WriteRequest, decode, encode};
 use crate::commit::{Anchor, Ballot, CommitProtocol, Committed, Decided, Interval, Phases};
 use crate::error::TxnError;
-use crate::locks::{Stamp, TxnId};
+use crate::locks::{Hold, TxnId};
 use crate::oracle::Oracle;
 
 /// One entry of the log takes at most so many bytes.
@@ -54,6 +54,8 @@ fn stopped() -> TxnError {
 pub struct TabletRead {
     /// The timestamp: versions above it are not to be seen.
     pub at: Timestamp,
+    /// Under which locks, if any.
+    pub hold: Option<Hold>,
     /// The node's data as of now; read it at `at`.
     pub snapshot: DataSnapshot,
 }
@@ -121,14 +123,14 @@ pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Leadership {
-    fn new(term: u64, oracle: Oracle, last_write: Timestamp) -> Self {
+    fn new(term: u64, oracle: Oracle, last_write: Timestamp, locks: Locks) -> Self {
         Self {
             term,
             oracle: Mutex::new(oracle),
             inherited: last_write,
             released: watch::Sender::new(last_write.prev()),
             log_order: tokio::sync::Mutex::new(()),
-            locks: Locks::default(),
+            locks,
             gate: Arc::default(),
             preparing: Mutex::default(),
             in_doubt: Mutex::default(),
@@ -327,7 +329,8 @@ impl Tablet {
             let last_write = inner.machine.last_write();
             let mut oracle = Oracle::new(last_write);
             oracle.promise(above.max(inner.inherited));
-            let leadership = Arc::new(Leadership::new(term, oracle, last_write));
+            let leadership =
+                Arc::new(Leadership::new(term, oracle, last_write, Locks::new(inner.env.random())));
             if let Err(error) = self.take_up(&leadership) {
                 tracing::error!(tablet = %inner.id, %error, "can't take up what is prepared");
                 continue;
@@ -361,6 +364,21 @@ impl Tablet {
                 return Err(self.not_leader(None));
             }
         }
+    }
+
+    /// The same for what takes locks: not while leadership is being handed over, for they would end
+    /// with it, nor while nothing could be committed.
+    pub(super) async fn lasting_leadership(&self) -> Result<Arc<Leadership>, TxnError> {
+        let leadership = self.leadership().await?;
+        let replica = &self.inner.replica;
+        if let Some(to) = replica.hands_over(leadership.term) {
+            return Err(self.not_leader(Some(to)));
+        }
+        if replica.is_isolated() {
+            let reason = "its leader reaches no majority".to_owned();
+            return Err(TxnError::Unavailable { tablet: self.inner.id, reason });
+        }
+        Ok(leadership)
     }
 
     /// Waits until `ready` holds, looking again whenever writes were released. False when the
@@ -431,7 +449,7 @@ impl Tablet {
         if exact {
             inner.machine.check_horizon(at)?;
         }
-        Ok(TabletRead { at, snapshot })
+        Ok(TabletRead { at, hold: None, snapshot })
     }
 
     /// Takes a timestamp within the lease of a leadership; the lease's end. Waits a little where
@@ -520,24 +538,25 @@ impl Tablet {
     async fn write_through(&self, request: WriteRequest) -> Result<Committed, TxnError> {
         let inner = &self.inner;
         let began = inner.env.moment();
-        let leadership = self.leadership().await?;
+        let leadership = self.lasting_leadership().await?;
         inner.meter.count(|| request.span());
         let Some(txn) = request.txn else {
             return Err(TxnError::Internal("a write of no transaction".to_owned()));
         };
-        let WholeTxn { stamp, begun, protocol, wait } = txn;
+        let WholeTxn { stamp, held, protocol, wait } = txn;
         let reads = &request.reads;
         let keys = reads.keys.iter().map(|(key, _)| KeyRange::point(key.clone()));
         let shared = keys.chain(reads.ranges.iter().cloned()).collect();
         let mutations = &request.mutations;
-        let locks = self.lock_all(&leadership, stamp, begun, shared, mutations, patience(wait));
+        let locks = self.lock_all(&leadership, stamp, held, shared, mutations, patience(wait));
         let outcome = match self.patiently(wait, locks).await {
             // The gateway may ask again, or else it releases them.
             Err(TxnError::Locked) => return Err(TxnError::Locked),
-            Ok(()) => {
+            Ok(hold) => {
                 let locks = inner.env.moment().since(began);
                 let mut phases = Phases { locks, ..Phases::default() };
-                let written = self.write_locked(&leadership, stamp, protocol, request, &mut phases);
+                let whole = (stamp.id, hold, protocol);
+                let written = self.write_locked(&leadership, whole, request, &mut phases);
                 written.await.map(|at| Committed { at, phases })
             }
             Err(error) => Err(error),
@@ -550,14 +569,13 @@ impl Tablet {
     async fn write_locked(
         &self,
         leadership: &Leadership,
-        stamp: Stamp,
-        protocol: CommitProtocol,
+        (txn, hold, protocol): (TxnId, Hold, CommitProtocol),
         request: WriteRequest,
         phases: &mut Phases,
     ) -> Outcome {
         let inner = &self.inner;
         let _open = leadership.gate.read().await;
-        if !leadership.locks.pin(stamp.id) {
+        if !leadership.locks.pin(txn, hold) {
             return Err(TxnError::Conflict);
         }
         let after = request.after.next();

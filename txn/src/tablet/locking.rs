@@ -8,18 +8,20 @@ use meridian_truetime::Moment;
 use tokio::sync::oneshot;
 
 use crate::error::TxnError;
-use crate::locks::{Effect, LockTable, Mode, Patience, RequestId, Stamp, TxnId};
+use crate::locks::{Effect, Hold, LockTable, Mode, Patience, RequestId, Stamp, TxnId};
 
 /// The locks of one leadership. They end with it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Locks(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     table: LockTable,
     waiting: BTreeMap<RequestId, (TxnId, oneshot::Sender<()>)>,
-    /// When each transaction was last heard of.
-    heard: BTreeMap<TxnId, Moment>,
+    /// When each transaction was last heard of, and what it holds.
+    heard: BTreeMap<TxnId, (Moment, Hold)>,
+    /// The next one.
+    next: Hold,
     /// Pinned transactions that older ones wait for.
     pressed: Vec<TxnId>,
     /// The leadership is over.
@@ -40,6 +42,10 @@ impl State {
                 Effect::Refused(..) => {}
             }
         }
+    }
+
+    fn holds(&self, txn: TxnId, hold: Hold) -> bool {
+        self.heard.get(&txn).is_some_and(|(_, held)| *held == hold) && self.table.knows(txn)
     }
 
     /// A transaction ends here.
@@ -73,26 +79,43 @@ impl Drop for Waiting<'_> {
 }
 
 impl Locks {
+    /// No locks. What is held will be numbered from `first` on; drawn at random, so that no two
+    /// leaders use the same numbers.
+    pub(crate) fn new(first: u64) -> Self {
+        Self(Mutex::new(State {
+            table: LockTable::new(),
+            waiting: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            next: Hold(first),
+            pressed: Vec::new(),
+            closed: false,
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a lock. [`TxnError::Conflict`] if the transaction is wounded meanwhile,
-    /// [`TxnError::Locked`] if it has no patience and another has it.
+    /// Waits for a lock, beside those that the transaction has already. [`TxnError::Conflict`] if it
+    /// has them no more, or is wounded meanwhile; [`TxnError::Locked`] if it has no patience and
+    /// another has the lock.
     pub(crate) async fn acquire(
         &self,
         now: Moment,
-        stamp: Stamp,
+        (stamp, held): (Stamp, Option<Hold>),
         range: KeyRange,
         mode: Mode,
         patience: Patience,
-    ) -> Result<(), TxnError> {
-        let (request, granted) = {
+    ) -> Result<Hold, TxnError> {
+        let (request, hold, granted) = {
             let mut state = self.lock();
-            if state.closed {
+            let known = state.heard.get(&stamp.id).map(|(_, hold)| *hold);
+            if state.closed || (held.is_some() && held != known) {
                 return Err(TxnError::Conflict);
             }
-            state.heard.insert(stamp.id, now);
+            let hold = known.unwrap_or(state.next);
+            state.next = Hold(state.next.0.wrapping_add(u64::from(known.is_none())));
+            state.heard.insert(stamp.id, (now, hold));
             let (request, effects) =
                 state.table.request(stamp.id, stamp.age, range, mode, patience);
             if let [Effect::Refused(..)] = effects[..] {
@@ -101,10 +124,11 @@ impl Locks {
             let (grant, granted) = oneshot::channel();
             state.waiting.insert(request, (stamp.id, grant));
             state.follow(effects);
-            (request, granted)
+            (request, hold, granted)
         };
         let _waiting = Waiting { locks: self, request };
-        granted.await.map_err(|_| TxnError::Conflict)
+        granted.await.map_err(|_| TxnError::Conflict)?;
+        Ok(hold)
     }
 
     /// Whether nobody holds or wants anything.
@@ -112,14 +136,15 @@ impl Locks {
         self.lock().heard.is_empty()
     }
 
-    /// Whether a transaction holds anything.
-    pub(crate) fn knows(&self, txn: TxnId) -> bool {
-        self.lock().table.knows(txn)
+    /// Whether a transaction has these locks still.
+    pub(crate) fn holds(&self, txn: TxnId, hold: Hold) -> bool {
+        self.lock().holds(txn, hold)
     }
 
-    /// A transaction promises to commit: it isn't wounded any more. False if it holds nothing.
-    pub(crate) fn pin(&self, txn: TxnId) -> bool {
-        self.lock().table.pin(txn)
+    /// A transaction promises to commit: it isn't wounded any more. False if it has lost these locks.
+    pub(crate) fn pin(&self, txn: TxnId, hold: Hold) -> bool {
+        let mut state = self.lock();
+        state.holds(txn, hold) && state.table.pin(txn)
     }
 
     /// Gives a prepared transaction its locks back.
@@ -145,7 +170,7 @@ impl Locks {
     pub(crate) fn heard(&self, now: Moment, txns: &[TxnId]) {
         let mut state = self.lock();
         for txn in txns {
-            if let Some(heard) = state.heard.get_mut(txn) {
+            if let Some((heard, _)) = state.heard.get_mut(txn) {
                 *heard = now;
             }
         }
@@ -155,7 +180,7 @@ impl Locks {
     pub(crate) fn sweep(&self, since: Moment) {
         let mut state = self.lock();
         let silent: Vec<TxnId> = {
-            let heard = |txn: &TxnId| state.heard.get(txn).is_some_and(|at| *at >= since);
+            let heard = |txn: &TxnId| state.heard.get(txn).is_some_and(|(at, _)| *at >= since);
             let owners = state.table.owners().filter(|(txn, pinned)| !pinned && !heard(txn));
             owners.map(|(txn, _)| txn).collect()
         };
@@ -163,7 +188,7 @@ impl Locks {
             state.end(txn);
         }
         let State { heard, table, .. } = &mut *state;
-        heard.retain(|txn, at| *at >= since || table.knows(*txn));
+        heard.retain(|txn, (at, _)| *at >= since || table.knows(*txn));
     }
 
     /// The pinned transactions that older ones wait for, since this was last asked.
@@ -176,5 +201,51 @@ impl Locks {
         let mut state = self.lock();
         state.closed = true;
         state.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use meridian_storage::NodeId;
+    use meridian_truetime::Timestamp;
+
+    use super::*;
+    use crate::locks::Age;
+
+    fn stamp(number: u64) -> Stamp {
+        let id = TxnId { gateway: NodeId::new(1), number };
+        Stamp { id, age: Age { began: Timestamp::from_nanos(number), first: id } }
+    }
+
+    fn acquire(
+        locks: &Locks,
+        txn: u64,
+        held: Option<Hold>,
+        key: u8,
+    ) -> Option<Result<Hold, TxnError>> {
+        let range = KeyRange::point(vec![key]);
+        let asking = (stamp(txn), held);
+        locks.acquire(Moment::START, asking, range, Mode::Exclusive, Patience::Wait).now_or_never()
+    }
+
+    #[test]
+    fn what_a_transaction_holds_has_one_name_until_it_is_lost() {
+        let locks = Locks::new(u64::MAX);
+        let first = acquire(&locks, 2, None, 1).expect("at once").expect("granted");
+        assert_eq!(acquire(&locks, 2, None, 2), Some(Ok(first)), "as if asked at the same time");
+        assert_eq!(acquire(&locks, 2, Some(first), 3), Some(Ok(first)));
+
+        // An older one takes a key away; then a copy of the first request comes late.
+        let wounds = acquire(&locks, 1, None, 1).expect("at once").expect("granted");
+        assert_ne!(wounds, first);
+        assert!(!locks.holds(stamp(2).id, first));
+        let late = acquire(&locks, 2, None, 2).expect("at once").expect("granted");
+        assert_ne!(late, first);
+
+        // What was read under the first locks may have changed.
+        assert_eq!(acquire(&locks, 2, Some(first), 2), Some(Err(TxnError::Conflict)));
+        assert!(!locks.pin(stamp(2).id, first));
+        assert!(locks.pin(stamp(2).id, late));
     }
 }

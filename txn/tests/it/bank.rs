@@ -175,7 +175,7 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
             node.split(account(at)).await.expect("split");
         }
         // A node that is held can't be started again.
-        drop(node);
+        drop((open, node));
         let until = Duration::from_secs(seconds);
         let counts = Shared::default();
         let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
