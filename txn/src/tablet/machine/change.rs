@@ -1,0 +1,115 @@
+//! What a write is validated against, and what it leaves.
+//!
+//! Whether it is refused depends only on the request and on what was applied before: when the tablet
+//! was retired or no longer covers what it touches, when a schema version is older than the table's
+//! fence, when its timestamp isn't above the last one (a leader that was deposed meanwhile), when
+//! anything that it was computed from has changed, or when a key to be inserted exists. This is
+//! optimistic concurrency control with backward validation (Kung and Robinson, 1981), in one tablet;
+//! locks take its place when transactions span tablets.
+//!
+//! A write that is applied raises the fences of the tables that it names to the versions that it
+//! names: a tablet learns of a newer schema from the first write that was planned under it, and
+//! from then on refuses what was planned under an older one.
+//!
+//! # Caveats
+//!
+//! Validating a range costs as much as reading it did, on every replica.
+
+use std::collections::BTreeMap;
+
+use meridian_storage::{DataSnapshot, KeyRange, StorageError, WriteBatch};
+use meridian_truetime::Timestamp;
+
+use crate::command::{Mutation, Outcome, ReadSet};
+use crate::error::TxnError;
+use crate::tablet::state::State;
+
+/// What is to be validated and written.
+pub(super) struct Change<'c> {
+    pub(super) at: Timestamp,
+    pub(super) schema: &'c [(u64, u64)],
+    pub(super) mutations: &'c [Mutation],
+}
+
+/// Whether a change may be made in `state`, if it was computed from these reads; an I/O error is
+/// neither.
+pub(super) fn validate(
+    state: &State,
+    change: &Change<'_>,
+    reads: &ReadSet,
+    view: &DataSnapshot,
+) -> Result<Outcome, StorageError> {
+    let range = &state.descriptor.range;
+    let Change { at, schema, mutations } = *change;
+    if state.retired {
+        return Ok(Err(TxnError::NoSuchTablet { tablet: state.descriptor.id }));
+    }
+    let covered = mutations.iter().all(|m| range.contains(m.key()))
+        && reads.keys.iter().all(|(key, _)| range.contains(key))
+        && reads.ranges.iter().all(|read| range.contains_range(read));
+    if !covered {
+        return Ok(Err(state.moved()));
+    }
+    if let Err(frozen) = state.check_frozen() {
+        return Ok(Err(frozen));
+    }
+    for (table, version) in schema {
+        if state.fences.get(table).is_some_and(|oldest| version < oldest) {
+            return Ok(Err(TxnError::SchemaChanged { table: *table }));
+        }
+    }
+    if at <= state.last_write {
+        return Ok(Err(TxnError::Conflict));
+    }
+    if !reads.ranges.is_empty() && reads.at < state.horizon {
+        return Ok(Err(TxnError::Conflict));
+    }
+    for (key, seen) in &reads.keys {
+        let current = view.get(key, Timestamp::MAX)?.filter(|version| version.value.is_some());
+        if current.map(|version| version.ts) != *seen {
+            return Ok(Err(TxnError::Conflict));
+        }
+    }
+    for range in &reads.ranges {
+        if view.changed_since(range, reads.at)? {
+            return Ok(Err(TxnError::Conflict));
+        }
+    }
+    for mutation in mutations {
+        if let Mutation::Insert { key, .. } = mutation {
+            let current = view.get(key, Timestamp::MAX)?;
+            if current.is_some_and(|version| version.value.is_some()) {
+                return Ok(Err(TxnError::DuplicateKey { key: key.clone() }));
+            }
+        }
+    }
+    Ok(Ok(at))
+}
+
+/// Makes a change, but for keys that are another replica's.
+pub(super) fn write(
+    state: &mut State,
+    at: Timestamp,
+    (schema, mutations): (Vec<(u64, u64)>, Vec<Mutation>),
+    foreign: &[KeyRange],
+    batch: &mut WriteBatch,
+) {
+    let own = |m: &Mutation| !foreign.iter().any(|part| part.contains(m.key()));
+    for mutation in mutations.into_iter().filter(own) {
+        match mutation {
+            Mutation::Insert { key, value } | Mutation::Put { key, value } => {
+                batch.put(key, at, Some(value));
+            }
+            Mutation::Delete { key } => batch.put(key, at, None),
+        }
+    }
+    for (table, version) in schema {
+        raise(&mut state.fences, table, version);
+    }
+    state.last_write = at.max(state.last_write);
+}
+
+pub(super) fn raise(fences: &mut BTreeMap<u64, u64>, table: u64, version: u64) {
+    let oldest = fences.entry(table).or_default();
+    *oldest = version.max(*oldest);
+}
