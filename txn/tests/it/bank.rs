@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use meridian_storage::KeyRange;
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, seeds};
 use meridian_txn::locks::{Age, Mode};
@@ -14,15 +15,14 @@ use meridian_txn::{CommitProtocol, Node, SplitOptions, TxnError, Wait, table_ran
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::chaos::{NODES, disturb, gateway, restart_all};
-use crate::checks::settle;
+use crate::chaos::{NODES, gateway, under_faults};
 use crate::cluster::{Cluster, Setup, TABLE, key, run_setup};
 use crate::kv::scan;
 
 pub const ACCOUNTS: u64 = 12;
 const CLIENTS: u64 = 4;
 const READERS: u64 = 2;
-pub const BALANCE: u64 = 1_000;
+const BALANCE: u64 = 1_000;
 pub const TOTAL: u64 = ACCOUNTS * BALANCE;
 
 /// How a transfer ended.
@@ -146,7 +146,8 @@ async fn looks(cluster: Arc<Cluster>, env: Env, until: Duration, counts: Shared)
     }
 }
 
-fn history(seed: u64, seconds: u64) -> (u64, Counts) {
+/// A cluster for a bank, and how it commits.
+pub fn setup(seed: u64) -> (Setup, CommitProtocol) {
     let protocol =
         if seed % 4 == 3 { CommitProtocol::TwoPhase } else { CommitProtocol::CommitWait };
     let splits =
@@ -161,24 +162,33 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
         splits,
         ..Setup::default()
     };
+    (setup, protocol)
+}
+
+/// Opens the accounts, in three tablets; as of when they are there.
+pub async fn open(cluster: &Cluster, protocol: CommitProtocol) -> Timestamp {
+    let node = cluster.node(1);
+    node.refresh_directory().await.expect("read");
+    let open = node.begin(None, protocol, Timestamp::MIN);
+    for number in 0..ACCOUNTS {
+        open.put(account(number), BALANCE.to_be_bytes().to_vec());
+    }
+    let at = open.commit().await.expect("committed");
+    for number in [4, 8] {
+        node.split(account(number)).await.expect("split");
+    }
+    at
+}
+
+fn history(seed: u64, seconds: u64) -> (u64, Counts) {
+    let (setup, protocol) = setup(seed);
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;
         let env: Env = cluster.world.node(10_000);
-        let node = cluster.node(1);
-        node.refresh_directory().await.expect("read");
-        let open = node.begin(None, protocol, Timestamp::MIN);
-        for number in 0..ACCOUNTS {
-            open.put(account(number), BALANCE.to_be_bytes().to_vec());
-        }
-        open.commit().await.expect("committed");
-        for at in [4, 8] {
-            node.split(account(at)).await.expect("split");
-        }
-        // A node that is held can't be started again.
-        drop((open, node));
+        open(&cluster, protocol).await;
         let until = Duration::from_secs(seconds);
         let counts = Shared::default();
-        let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
+        let mut clients: Vec<BoxFuture<'static, ()>> = Vec::new();
         for client in 0..CLIENTS + READERS {
             let (cluster, counts) = (Arc::clone(&cluster), Arc::clone(&counts));
             let env: Env = cluster.world.node(10_001 + client);
@@ -190,18 +200,7 @@ fn history(seed: u64, seconds: u64) -> (u64, Counts) {
                 }
             }));
         }
-        let nemesis = async {
-            let mut rng = env.fork_rng();
-            let began = env.moment();
-            while env.moment().since(began) < until {
-                env.sleep(Duration::from_millis(rng.random_range(100..2_500))).await;
-                disturb(&cluster, &env, &mut rng, seed).await;
-            }
-        };
-        futures::join!(futures::future::join_all(clients), nemesis);
-        cluster.network.heal();
-        restart_all(&cluster).await;
-        settle(&cluster).await;
+        under_faults(&cluster, &env, (until, Duration::from_millis(2_500)), seed, clients).await;
         // Nobody is in doubt any more, and every account can be written.
         for gateway in cluster.running() {
             let node = cluster.node(gateway);

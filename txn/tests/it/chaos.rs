@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use meridian_storage::NodeId;
 use meridian_truetime::{Env, EnvironmentExt, seeds};
 use meridian_txn::{Node, PlacementChange, SplitOptions, TxnError, table_range};
@@ -150,7 +151,7 @@ async fn read(cluster: Arc<Cluster>, env: Env, until: Duration, state: Known) ->
 }
 
 /// One thing that an operator or an accident does.
-pub async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64) {
+async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: u64) {
     let random_node = |rng: &mut StdRng| NodeId::new(rng.random_range(1..=NODES));
     let dice = rng.random_range(0..100);
     match dice {
@@ -192,7 +193,30 @@ pub async fn disturb(cluster: &Arc<Cluster>, env: &Env, rng: &mut StdRng, seed: 
     }
 }
 
-pub async fn restart_all(cluster: &Arc<Cluster>) {
+/// Lets clients do what they do while something happens from time to time, until then; no pause is
+/// longer than the second. Then all is healed, and the cluster comes to rest.
+pub async fn under_faults(
+    cluster: &Arc<Cluster>,
+    env: &Env,
+    (until, pause): (Duration, Duration),
+    seed: u64,
+    clients: Vec<BoxFuture<'static, ()>>,
+) {
+    let nemesis = async {
+        let mut rng = env.fork_rng();
+        let began = env.moment();
+        while env.moment().since(began) < until {
+            env.sleep(rng.random_range(Duration::from_millis(100)..pause)).await;
+            disturb(cluster, env, &mut rng, seed).await;
+        }
+    };
+    futures::join!(futures::future::join_all(clients), nemesis);
+    cluster.network.heal();
+    restart_all(cluster).await;
+    settle(cluster).await;
+}
+
+async fn restart_all(cluster: &Arc<Cluster>) {
     let running = cluster.running();
     for number in 1..=NODES {
         if !running.contains(&number) {
@@ -255,7 +279,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
         let until = Duration::from_secs(seconds);
         let state = Known::default();
         let done = Arc::new(Mutex::new((0, 0)));
-        let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
+        let mut clients: Vec<BoxFuture<'static, ()>> = Vec::new();
         for client in 0..WRITERS + 2 {
             let (cluster, state, done) =
                 (Arc::clone(&cluster), Arc::clone(&state), Arc::clone(&done));
@@ -270,18 +294,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, u64) {
                 }
             }));
         }
-        let nemesis = async {
-            let mut rng = env.fork_rng();
-            let began = env.moment();
-            while env.moment().since(began) < until {
-                env.sleep(Duration::from_millis(rng.random_range(100..2_000))).await;
-                disturb(&cluster, &env, &mut rng, seed).await;
-            }
-        };
-        futures::join!(futures::future::join_all(clients), nemesis);
-        cluster.network.heal();
-        restart_all(&cluster).await;
-        settle(&cluster).await;
+        under_faults(&cluster, &env, (until, Duration::from_secs(2)), seed, clients).await;
         let node = cluster.node(1);
         let found: BTreeMap<u64, u64> =
             scan(&node).await.expect("the cluster serves").into_iter().collect();

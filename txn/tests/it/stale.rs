@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use meridian_storage::{KeyRange, NodeId, TabletId};
 use meridian_truetime::{Env, EnvironmentExt, Timestamp, seeds};
 use meridian_txn::{
-    CommitProtocol, DEFAULT_RETENTION, Mutation, Node, ReadAt, ReadSet, ScanRequest, SplitOptions,
-    TabletStatus, TxnError, table_range,
+    CommitProtocol, Mutation, Node, ReadAt, ReadSet, ScanRequest, TabletStatus, TxnError,
+    table_range,
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::bank::{self, ACCOUNTS, BALANCE, TOTAL, account, transfers};
-use crate::chaos::{NODES, disturb, gateway, restart_all};
+use crate::bank::{self, ACCOUNTS, TOTAL, account, transfers};
+use crate::chaos::{NODES, gateway, under_faults};
 use crate::checks::settle;
 use crate::cluster::{Cluster, Setup, TABLE, key, run, run_setup, write};
 use crate::kv::{put, scan_at};
@@ -681,40 +682,18 @@ async fn expect_the_past(cluster: &Cluster, seen: &Seen, opened: Timestamp) {
 }
 
 fn history(seed: u64, seconds: u64) -> (u64, u64, Seen) {
-    let protocol =
-        if seed % 4 == 3 { CommitProtocol::TwoPhase } else { CommitProtocol::CommitWait };
-    let splits =
-        SplitOptions { split_size: None, merge_after: None, ..SplitOptions::virtual_time() };
-    let setup = Setup {
-        seed,
-        topology: ["us-eu-3", "metro-3"][usize::try_from(seed % 2).expect("small")],
-        nodes: NODES,
-        epsilon: millis([30, 2, 0][usize::try_from(seed % 3).expect("small")]),
-        skewed: true,
-        log_keep: seed.is_multiple_of(2).then_some(40),
-        splits,
-        request: Duration::ZERO,
-        // With some seeds, what is read again may be gone.
-        retention: if seed % 8 < 4 { DEFAULT_RETENTION } else { Duration::from_secs(3) },
-    };
+    let (mut setup, protocol) = bank::setup(seed);
+    if seed % 8 >= 4 {
+        // What is read again may be gone.
+        setup.retention = Duration::from_secs(3);
+    }
     run_setup(setup, |cluster| async move {
         cluster.create_tablet(seed % NODES + 1).await;
         let env: Env = cluster.world.node(10_000);
-        let node = cluster.node(1);
-        node.refresh_directory().await.expect("read");
-        let open = node.begin(None, protocol, Timestamp::MIN);
-        for number in 0..ACCOUNTS {
-            open.put(account(number), BALANCE.to_be_bytes().to_vec());
-        }
-        let opened = open.commit().await.expect("committed");
-        for at in [4, 8] {
-            node.split(account(at)).await.expect("split");
-        }
-        // A node that is held can't be started again.
-        drop(node);
+        let opened = bank::open(&cluster, protocol).await;
         let until = Duration::from_secs(seconds);
         let (counts, seen) = (Arc::default(), Arc::<Mutex<Seen>>::default());
-        let mut clients: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
+        let mut clients: Vec<BoxFuture<'static, ()>> = Vec::new();
         for client in 0..7 {
             let (cluster, counts, seen) =
                 (Arc::clone(&cluster), Arc::clone(&counts), Arc::clone(&seen));
@@ -727,18 +706,7 @@ fn history(seed: u64, seconds: u64) -> (u64, u64, Seen) {
                 }
             }));
         }
-        let nemesis = async {
-            let mut rng = env.fork_rng();
-            let began = env.moment();
-            while env.moment().since(began) < until {
-                env.sleep(millis(rng.random_range(100..2_500))).await;
-                disturb(&cluster, &env, &mut rng, seed).await;
-            }
-        };
-        futures::join!(futures::future::join_all(clients), nemesis);
-        cluster.network.heal();
-        restart_all(&cluster).await;
-        settle(&cluster).await;
+        under_faults(&cluster, &env, (until, Duration::from_millis(2_500)), seed, clients).await;
         let seen = std::mem::take(&mut *seen.lock().expect("no panics"));
         expect_the_past(&cluster, &seen, opened).await;
         let committed = counts.lock().expect("no panics").committed;
