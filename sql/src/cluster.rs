@@ -5,7 +5,9 @@
 //! and then the batches, each in Arrow's IPC format. The end of the stream is the end of the rows;
 //! an error in the middle is the last message.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,14 +28,14 @@ use meridian_txn::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::SqlError;
-use crate::fragment::{self, Access, Fragment, RowView};
-use crate::tablets::{FragmentRead, ReadError, Tablets, Transaction};
+use crate::fragment::{self, Access, Fragment, RowView, first_rows};
+use crate::tablets::{FragmentRead, ReadError, Tablets, Transaction, Visit};
 
 /// The name of the service that runs fragments.
 pub(crate) const SERVICE: &str = "sql";
 
 /// How long a gateway waits for a leader's header.
-const HEADER: std::time::Duration = std::time::Duration::from_secs(5);
+const HEADER: Duration = Duration::from_secs(5);
 
 /// The tablets of a cluster, through one of its nodes.
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ impl ClusterTablets {
         leader: NodeId,
         tablet: TabletId,
         fragment: &Fragment,
+        trips: &AtomicU32,
     ) -> Result<Result<FragmentRead, ReadError>, TxnError> {
         let lost = |reason: &str| TxnError::Unavailable { tablet, reason: reason.to_owned() };
         let env = self.node.env();
@@ -63,6 +66,7 @@ impl ClusterTablets {
             Ok(request) => request,
             Err(error) => return Ok(Err(error.into())),
         };
+        trips.fetch_add(1, Ordering::Relaxed);
         let failed = |error: &NetError| lost(&error.to_string());
         let (outgoing, mut incoming) =
             self.node.transport().open(leader, SERVICE).await.map_err(|e| failed(&e))?;
@@ -75,9 +79,11 @@ impl ClusterTablets {
             Ok(Some(Ok(header))) => decode::<Header>(&header)?,
         };
         match header {
-            Header::Opened(at, hold) => {
+            Header::Opened { at, hold, lock_wait } => {
                 let batches = receive(outgoing, incoming);
-                Ok(Ok(FragmentRead { at, hold, batches }))
+                let round_trips = trips.load(Ordering::Relaxed);
+                let visit = Visit { node: leader, round_trips, lock_wait };
+                Ok(Ok(FragmentRead { at, hold, visit, batches }))
             }
             Header::Refused(ReadError::Txn(error)) => Err(error),
             Header::Refused(error) => Ok(Err(error)),
@@ -93,7 +99,7 @@ struct Request {
 
 #[derive(Serialize, Deserialize)]
 enum Header {
-    Opened(Timestamp, Option<Hold>),
+    Opened { at: Timestamp, hold: Option<Hold>, lock_wait: Duration },
     Refused(ReadError),
 }
 
@@ -179,10 +185,11 @@ async fn open(
         Access::Stale(at) => node.open_stale(tablet, at, &hull).await?,
         Access::Locked(lock) => node.open_locked(tablet, lock, fragment.ranges.clone()).await?,
     };
-    let TabletRead { at, hold, snapshot } = read;
+    let TabletRead { at, hold, lock_wait, snapshot } = read;
     let view = Arc::new(SnapshotView { at, snapshot });
     let batches = fragment::run(fragment, view, Arc::clone(node.env()));
-    Ok(batches.map(|batches| FragmentRead { at, hold, batches }).map_err(ReadError::from))
+    let visit = Visit { node: node.id(), round_trips: 0, lock_wait };
+    Ok(batches.map(|batches| FragmentRead { at, hold, visit, batches }).map_err(ReadError::from))
 }
 
 struct SnapshotView {
@@ -201,16 +208,8 @@ impl RowView for SnapshotView {
         let storage = |e: meridian_storage::StorageError| SqlError::internal(e.to_string());
         let direction = if reverse { Direction::Backward } else { Direction::Forward };
         let scan = self.snapshot.scan(range, self.at, direction).map_err(storage)?;
-        let (mut found, mut size) = (Vec::new(), 0);
-        for row in scan {
-            let row = row.map_err(storage)?;
-            if found.len() == rows || size >= bytes {
-                return Ok((found, true));
-            }
-            size += row.key.len() + row.value.len();
-            found.push(Row { key: row.key, ts: row.ts, value: row.value });
-        }
-        Ok((found, false))
+        let row = |row: meridian_storage::Row| Row { key: row.key, ts: row.ts, value: row.value };
+        first_rows(scan.map(|found| found.map(row).map_err(storage)), rows, bytes)
     }
 }
 
@@ -272,13 +271,17 @@ impl Transaction for ClusterTransaction {
         wait: Wait,
     ) -> Result<FragmentRead, ReadError> {
         let locking = self.inner.locking(tablet, mode, wait)?;
+        let (env, began) = (self.tablets.env(), self.tablets.env().moment());
         loop {
+            // What went by before was spent waiting, and asking again.
+            let waited = env.moment().since(began);
             fragment.access = Access::Locked(locking.lock());
             match self.tablets.fragment(tablet, fragment.clone()).await {
                 Err(ReadError::Txn(error)) if locking.goes_on(&error) => {}
                 Err(error) => return Err(error),
-                Ok(read) => {
+                Ok(mut read) => {
                     self.inner.granted(&locking, read.at, read.hold)?;
+                    read.visit.lock_wait += waited;
                     return Ok(read);
                 }
             }
@@ -342,9 +345,10 @@ impl Tablets for ClusterTablets {
         tablet: TabletId,
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError> {
-        let fragment = &fragment;
-
-        self.node.at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment)).await?
+        let (fragment, trips) = (&fragment, &AtomicU32::default());
+        self.node
+            .at_leader(tablet, |leader| self.fragment_at(leader, tablet, fragment, trips))
+            .await?
     }
 
     async fn fragment_near(
@@ -352,8 +356,8 @@ impl Tablets for ClusterTablets {
         tablet: TabletId,
         fragment: Fragment,
     ) -> Result<FragmentRead, ReadError> {
-        let fragment = &fragment;
-        self.node.at_nearest(tablet, |node| self.fragment_at(node, tablet, fragment)).await?
+        let (fragment, trips) = (&fragment, &AtomicU32::default());
+        self.node.at_nearest(tablet, |node| self.fragment_at(node, tablet, fragment, trips)).await?
     }
 
     async fn safe_time_near(&self, tablets: &[TabletId]) -> Result<Timestamp, TxnError> {
@@ -487,7 +491,9 @@ impl Service for FragmentService {
         };
         let opened = self.open(&request).await;
         let (header, batches) = match opened {
-            Ok(read) => (Header::Opened(read.at, read.hold), Some(read.batches)),
+            Ok(FragmentRead { at, hold, visit, batches }) => {
+                (Header::Opened { at, hold, lock_wait: visit.lock_wait }, Some(batches))
+            }
             Err(error) => (Header::Refused(error), None),
         };
         let message = encode(&header).map_err(ServiceError::new)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{Timestamp, TtInterval};
-use meridian_txn::Placement;
+use meridian_txn::{Placement, TabletLock};
 
 use crate::error::SqlError;
 use crate::session::Notice;
@@ -122,6 +122,15 @@ pub struct ReplicaRow {
     pub size_bytes: u64,
 }
 
+/// A row of `meridian.locks`: a lock in a tablet, held or wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockRow {
+    /// Where the tablet is led.
+    pub node: NodeId,
+    /// The lock.
+    pub locked: TabletLock,
+}
+
 /// The cluster as its operators see it.
 #[async_trait]
 pub trait ClusterView: Debug + Send + Sync {
@@ -139,6 +148,9 @@ pub trait ClusterView: Debug + Send + Sync {
 
     /// All replicas of all tablets on nodes that can be asked.
     async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError>;
+
+    /// All locks in tablets that are led by nodes that can be asked; of very many, some.
+    async fn locks(&self) -> Result<Vec<LockRow>, SqlError>;
 
     /// Stops a node as a crash would; false if it wasn't running.
     async fn stop_node(&self, _: NodeId) -> Result<bool, SqlError> {

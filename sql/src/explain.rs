@@ -1,5 +1,6 @@
 //! EXPLAIN: the plan as text, with the tablets that each scan touches.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::unparser::Unparser;
 use futures::TryStreamExt;
-use meridian_storage::{KeyRange, prefix_end};
+use meridian_storage::{KeyRange, TabletId, prefix_end};
 use meridian_truetime::Timestamp;
 
 use crate::catalog::{CatalogSnapshot, TableInfo};
@@ -17,10 +18,10 @@ use crate::codec::{self, PartialKey};
 use crate::dml;
 use crate::error::SqlError;
 use crate::plan::errors::{sql_error, txn_error};
+use crate::scan::ScanExec;
 use crate::scan::exec::{Part, Scan};
 use crate::scan::ranges::whole_table;
-use crate::scan::{Modes, ScanExec};
-use crate::session::{self, ColumnDescription, Outcome, Parameters, Session};
+use crate::session::{self, ColumnDescription, Locking, Outcome, Parameters, Session};
 use crate::tablets::Tablets;
 use crate::types::PgType;
 
@@ -104,7 +105,8 @@ async fn explain_query(
         let line = call.explain(&scope, parameters)?;
         return if analyze { Err(call.not_analyzed()) } else { Ok(vec![line]) };
     }
-    let plan = session::plan(session, &scope, None, query, parameters)?;
+    let Locking { query, modes, wait } = Locking::of(session, &scope, query)?;
+    let plan = session::plan(session, &scope, None, &query, parameters)?;
     let physical = session::physical_plan(&scope, &plan).await.map_err(|e| sql_error(&e))?;
     let engine = session.engine();
     let mut lines = Vec::new();
@@ -114,7 +116,7 @@ async fn explain_query(
     }
     let env = engine.tablets.env();
     let began = env.moment();
-    let reading = session.reading(physical.as_ref(), Modes::default(), session.lock_wait(), as_of);
+    let reading = session.reading(physical.as_ref(), modes, wait, as_of);
     let statement = reading.await.map_err(|error| txn_error(&error))?;
     let mut rows = 0;
     {
@@ -146,7 +148,7 @@ fn render(
         lines
             .extend(details(tablets, scan.scan()).into_iter().map(|line| format!("{below}{line}")));
         if analyzed {
-            lines.push(format!("{below}{}", actual(scan)));
+            lines.extend(actual(tablets, scan).into_iter().map(|line| format!("{below}{line}")));
         }
         return;
     }
@@ -196,7 +198,8 @@ fn filter_text(filter: &Expr) -> String {
     sql.map_or_else(|_| filter.human_display().to_string(), |sql| sql.to_string())
 }
 
-fn actual(scan: &ScanExec) -> String {
+/// What the scan did: the rows that it returned, where they came from and what that took.
+fn actual(tablets: &dyn Tablets, scan: &ScanExec) -> Vec<String> {
     let metrics = scan.metrics();
     let rows = metrics
         .as_ref()
@@ -207,7 +210,23 @@ fn actual(scan: &ScanExec) -> String {
         .and_then(datafusion::physical_expr_common::metrics::MetricsSet::elapsed_compute)
         .unwrap_or(0);
     let millis = std::time::Duration::from_nanos(nanos as u64).as_secs_f64() * 1_000.0;
-    format!("Actual: rows={rows} time={millis:.3} ms")
+    let visits = scan.visits();
+    let visited: BTreeSet<TabletId> = visits.iter().map(|(tablet, _)| *tablet).collect();
+    let regions: BTreeSet<String> =
+        visits.iter().filter_map(|(_, visit)| tablets.region(visit.node)).collect();
+    let regions: Vec<String> = regions.into_iter().collect();
+    // Of all tablets together, also where they were asked at the same time.
+    let trips: u32 = visits.iter().map(|(_, visit)| visit.round_trips).sum();
+    let lock_wait: std::time::Duration = visits.iter().map(|(_, visit)| visit.lock_wait).sum();
+    let lock_wait = lock_wait.as_secs_f64() * 1_000.0;
+    vec![
+        format!("Actual: rows={rows} time={millis:.3} ms"),
+        format!(
+            "Visited: tablets={} regions={} round trips={trips} lock wait={lock_wait:.3} ms",
+            visited.len(),
+            if regions.is_empty() { "none".to_owned() } else { regions.join(", ") },
+        ),
+    ]
 }
 
 fn ranges_of(table: &TableInfo, ranges: &[KeyRange]) -> Vec<String> {

@@ -17,13 +17,13 @@ use meridian_txn::{
 };
 
 use crate::cluster_view::{
-    ClockChange, ClockRow, ClusterView, Effect, LinkChange, LinkRow, NodeRow, Place, ReplicaRow,
-    TabletRow,
+    ClockChange, ClockRow, ClusterView, Effect, LinkChange, LinkRow, LockRow, NodeRow, Place,
+    ReplicaRow, TabletRow,
 };
 use crate::error::SqlError;
 use crate::fragment::{self, Access, Fragment, RowView};
 use crate::session::Notice;
-use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets, Transaction};
+use crate::tablets::{FragmentRead, ReadError, SYSTEM_TABLET, Tablets, Transaction, Visit};
 
 /// The versions of one key, oldest first; `None` is a deletion.
 type Versions = Vec<(Timestamp, Option<Vec<u8>>)>;
@@ -446,7 +446,8 @@ impl Tablets for FakeTablets {
         let fragment = Fragment::decode(&fragment.encode()?, &self.functions)?;
         let view = Arc::new(FakeView { tablets: self.clone(), at });
         let batches = fragment::run(fragment, view, Arc::clone(&self.env))?;
-        Ok(FragmentRead { at, hold: None, batches })
+        let visit = Visit { node: NodeId::new(1), round_trips: 0, lock_wait: Duration::ZERO };
+        Ok(FragmentRead { at, hold: None, visit, batches })
     }
 
     async fn fragment_near(
@@ -626,6 +627,10 @@ impl ClusterView for FakeCluster {
     }
 
     async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
+        Ok(Vec::new())
+    }
+
+    async fn locks(&self) -> Result<Vec<LockRow>, SqlError> {
         Ok(Vec::new())
     }
 

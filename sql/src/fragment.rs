@@ -155,6 +155,24 @@ pub(crate) trait RowView: Send + Sync {
     ) -> Result<(Vec<Row>, bool), SqlError>;
 }
 
+/// The first of these rows, as [`RowView::read`] returns them.
+pub(crate) fn first_rows(
+    all: impl Iterator<Item = Result<Row, SqlError>>,
+    rows: usize,
+    bytes: usize,
+) -> Result<(Vec<Row>, bool), SqlError> {
+    let (mut found, mut size) = (Vec::new(), 0);
+    for row in all {
+        if found.len() == rows || size >= bytes {
+            return Ok((found, true));
+        }
+        let row = row?;
+        size += row.key.len() + row.value.len();
+        found.push(row);
+    }
+    Ok((found, false))
+}
+
 /// Runs the fragment over the view, a batch at a time, as the stream is polled.
 ///
 /// # Errors

@@ -27,6 +27,7 @@ pub use datafusion::arrow;
 pub use datafusion::common::ScalarValue;
 pub use engine::Engine;
 pub use error::{SqlError, SqlState};
+pub use pg_catalog::Backend;
 pub use plan::parse::{STACK, Statement};
 pub use session::{
     ColumnDescription, Notice, Outcome, Prepared, SERVER_VERSION, Series, Session,

@@ -1,6 +1,7 @@
 //! The schema `meridian`: the cluster as tables, and the functions that change it.
 
 pub(crate) mod functions;
+mod locks;
 
 use std::sync::{Arc, LazyLock};
 
@@ -38,14 +39,18 @@ enum View {
     Links,
     Tablets,
     Replicas,
+    Transactions,
+    Locks,
 }
 
-const VIEWS: [(&str, View); 5] = [
+const VIEWS: [(&str, View); 7] = [
     ("nodes", View::Nodes),
     ("clocks", View::Clocks),
     ("links", View::Links),
     ("tablets", View::Tablets),
     ("replicas", View::Replicas),
+    ("transactions", View::Transactions),
+    ("locks", View::Locks),
 ];
 
 /// The view of that name.
@@ -132,6 +137,8 @@ fn columns(view: View) -> &'static [(&'static str, PgType)] {
             ("last_write", PgType::Timestamptz),
             ("size_bytes", PgType::Int8),
         ],
+        View::Transactions => locks::TRANSACTIONS,
+        View::Locks => locks::LOCKS,
     }
 }
 
@@ -139,7 +146,7 @@ fn columns(view: View) -> &'static [(&'static str, PgType)] {
 pub(crate) fn shows_the_cluster(source: &Arc<dyn TableSource>) -> bool {
     let Ok(provider) = source_as_provider(source) else { return false };
     let view = provider.downcast_ref::<ViewTable>().map(|table| table.view);
-    view.is_some_and(|view| !matches!(view, View::Tablets))
+    view.is_some_and(|view| !matches!(view, View::Tablets | View::Locks))
 }
 
 #[derive(Debug)]
@@ -192,6 +199,14 @@ impl ViewTable {
                 let mut rows = cluster.replicas().await?;
                 rows.sort_by_key(|row| (row.tablet, row.node));
                 replicas(&rows)
+            }
+            View::Transactions => locks::transactions(&cluster.locks().await?),
+            View::Locks => {
+                let mut rows = cluster.locks().await?;
+                rows.sort_by_cached_key(|row| {
+                    (row.locked.tablet, row.locked.lock.range.start.clone())
+                });
+                locks::locks(&rows, &self.snapshot)
             }
         })
     }

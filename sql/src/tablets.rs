@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -40,8 +41,21 @@ pub struct FragmentRead {
     pub at: Timestamp,
     /// Under which locks, if any.
     pub hold: Option<Hold>,
+    /// What it took.
+    pub visit: Visit,
     /// Dropping it stops the reading.
     pub batches: BoxStream<'static, Result<RecordBatch, ReadError>>,
+}
+
+/// What it took to begin reading a tablet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// Who has read it.
+    pub node: NodeId,
+    /// How many requests went to other nodes, one after the other.
+    pub round_trips: u32,
+    /// The time spent waiting for locks.
+    pub lock_wait: Duration,
 }
 
 /// A read-write transaction. What it reads, nobody else writes until it ends; what it writes is kept

@@ -350,6 +350,8 @@ pub(crate) enum Request {
     },
     /// How the node's replicas stand.
     Status,
+    /// The locks in the tablets that the node leads.
+    Locks,
     /// Read under locks on the keys.
     LockedGet {
         tablet: TabletId,

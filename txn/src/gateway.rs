@@ -29,7 +29,7 @@ use crate::commit::{CommitProtocol, Committed};
 use crate::directory::{DirectoryRow, SYSTEM_TABLET};
 use crate::error::{TxnError, not_executed};
 use crate::node::Node;
-use crate::service::{SERVICE, TabletStatus};
+use crate::service::{SERVICE, TabletLock, TabletStatus};
 
 /// How long a gateway looks for a leader that serves: several elections.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -114,6 +114,14 @@ impl Node {
     /// When the node can't be reached.
     pub async fn status_of(&self, node: NodeId) -> Result<Vec<TabletStatus>, TxnError> {
         self.ask(node, SYSTEM_TABLET, Request::Status, Effect::Repeatable).await
+    }
+
+    /// The locks in the tablets that a node leads; of very many, some.
+    ///
+    /// # Errors
+    /// When the node can't be reached.
+    pub async fn locks_of(&self, node: NodeId) -> Result<Vec<TabletLock>, TxnError> {
+        self.ask(node, SYSTEM_TABLET, Request::Locks, Effect::Repeatable).await
     }
 
     /// One request to one node. What is harmless to ask again never ends with an unknown outcome.

@@ -53,5 +53,5 @@ pub use gateway::transaction::{Locking, Transaction, Wait};
 pub use meridian_replication::{Generation, Placement, PlacementChange, TabletDescriptor};
 pub use node::{Member, Node, NodeOptions};
 pub use placement::default_placement;
-pub use service::TabletStatus;
+pub use service::{TabletLock, TabletStatus};
 pub use tablet::TabletRead;

@@ -157,16 +157,22 @@ struct Waiting {
 }
 
 /// A lock, held or wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
     /// By whom.
     pub owner: TxnId,
+    /// How old that is.
+    pub age: Age,
+    /// It has promised to commit here.
+    pub pinned: bool,
     /// On which keys.
     pub range: KeyRange,
     /// To do what.
     pub mode: Mode,
     /// Whether it is held.
     pub held: bool,
+    /// Whom it waits for, if it isn't.
+    pub waits_for: BTreeSet<TxnId>,
 }
 
 /// The locks of one tablet.
@@ -327,7 +333,11 @@ impl LockTable {
     #[must_use]
     pub fn locks(&self) -> Vec<Lock> {
         let held = self.owners.iter().flat_map(|(id, owner)| {
-            let lock = |range, mode| Lock { owner: *id, range, mode, held: true };
+            let (age, pinned) = (owner.age, owner.pinned);
+            let lock = |range, mode| {
+                let waits_for = BTreeSet::new();
+                Lock { owner: *id, age, pinned, range, mode, held: true, waits_for }
+            };
             let ranges = owner.ranges.iter().map(|(range, mode)| lock(range.clone(), *mode));
             let mode = |key: &Vec<u8>| {
                 let held = self.keys.get(key).into_iter().flatten();
@@ -336,11 +346,13 @@ impl LockTable {
             let on_key = |key| Some(lock(KeyRange::point(Vec::clone(key)), mode(key)?));
             owner.keys.iter().filter_map(on_key).chain(ranges).collect::<Vec<_>>()
         });
-        let wanted = self.waiting.values().map(|waiting| Lock {
-            owner: waiting.owner,
-            range: waiting.range.clone(),
-            mode: waiting.mode,
-            held: false,
+        let wanted = self.waiting.iter().map(|((age, _), waiting)| {
+            let Waiting { owner, range, mode } = waiting;
+            let mut waits_for = self.holders(*owner, range, *mode);
+            waits_for.extend(self.older(*owner, *age, range, *mode));
+            let pinned = self.owners.get(owner).is_some_and(|owner| owner.pinned);
+            let (owner, age, range, mode) = (*owner, *age, range.clone(), *mode);
+            Lock { owner, age, pinned, range, mode, held: false, waits_for }
         });
         held.chain(wanted).collect()
     }

@@ -20,7 +20,7 @@ use crate::command::{
 };
 use crate::commit::{Commit, Committed, Prepare};
 use crate::error::TxnError;
-use crate::locks::Hold;
+use crate::locks::{Hold, Lock};
 use crate::node::Node;
 use crate::once::Turn;
 use crate::tablet::TabletRead;
@@ -34,6 +34,18 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// An answer carries about so many bytes of rows.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// A node tells of so many locks at most.
+const MOST_LOCKS: usize = 10_000;
+
+/// A lock in a tablet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TabletLock {
+    /// The tablet.
+    pub tablet: TabletId,
+    /// The lock.
+    pub lock: Lock,
+}
 
 /// How one replica of a tablet stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,6 +182,7 @@ impl Node {
             Request::Retire { tablet } => answer(self.serve_command(tablet, Command::Retire).await),
             Request::Remove { tablet } => answer(self.remove_tablet(tablet).await),
             Request::Status => answer(self.replicas()),
+            Request::Locks => answer(Ok(self.locks())),
             Request::LockedGet { tablet, lock, keys } => {
                 answer(self.serve_locked_get(tablet, lock, keys).await)
             }
@@ -342,6 +355,17 @@ impl Node {
         }
         self.env().work(Work::Read(result.rows.len() as u64)).await;
         Ok(result)
+    }
+
+    /// The locks in the tablets that this node leads; of many, the first.
+    #[must_use]
+    pub fn locks(&self) -> Vec<TabletLock> {
+        let tablets = self.open_tablets().into_iter();
+        let locks = tablets.flat_map(|tablet| {
+            let of = tablet.id();
+            tablet.locks().into_iter().map(move |lock| TabletLock { tablet: of, lock })
+        });
+        locks.take(MOST_LOCKS).collect()
     }
 
     /// How this node's replicas stand.

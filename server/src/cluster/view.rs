@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use meridian_replication::net::LinkView;
 use meridian_sql::cluster_view::{
-    ClockChange, ClockRow, ClusterView, Effect, LinkChange, LinkRow, NodeRow, Place, ReplicaRow,
-    TabletRow,
+    ClockChange, ClockRow, ClusterView, Effect, LinkChange, LinkRow, LockRow, NodeRow, Place,
+    ReplicaRow, TabletRow,
 };
 use meridian_sql::{SqlError, SqlState};
 use meridian_storage::{NodeId, TabletId};
@@ -208,6 +208,14 @@ impl ClusterView for View {
     async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
         let statuses = self.statuses()?;
         Ok(statuses.values().flat_map(|replicas| replica_rows(replicas)).collect())
+    }
+
+    async fn locks(&self) -> Result<Vec<LockRow>, SqlError> {
+        let rows = self.cluster()?.running().into_iter().flat_map(|(number, node)| {
+            let node_id = NodeId::new(number);
+            node.locks().into_iter().map(move |locked| LockRow { node: node_id, locked })
+        });
+        Ok(rows.collect())
     }
 
     async fn stop_node(&self, node: NodeId) -> Result<bool, SqlError> {

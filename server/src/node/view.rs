@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use meridian_replication::net::GrpcTransport;
-use meridian_sql::cluster_view::{ClockRow, ClusterView, LinkRow, NodeRow, ReplicaRow, TabletRow};
+use meridian_sql::cluster_view::{
+    ClockRow, ClusterView, LinkRow, LockRow, NodeRow, ReplicaRow, TabletRow,
+};
 use meridian_sql::{SqlError, SqlState};
 use meridian_storage::{NodeId, TabletId};
 use meridian_truetime::{EnvironmentExt, TtInterval};
@@ -138,5 +140,15 @@ impl ClusterView for View {
     async fn replicas(&self) -> Result<Vec<ReplicaRow>, SqlError> {
         let statuses = self.statuses().await?;
         Ok(statuses.values().flat_map(|replicas| replica_rows(replicas)).collect())
+    }
+
+    async fn locks(&self) -> Result<Vec<LockRow>, SqlError> {
+        let (node, patience) = (self.node()?, self.patience());
+        let here = &node;
+        let asked = self.ids().map(|id| async move {
+            let locks = here.env().timeout(patience, here.locks_of(id)).await.ok()?.ok()?;
+            Some(locks.into_iter().map(move |locked| LockRow { node: id, locked }))
+        });
+        Ok(futures::future::join_all(asked).await.into_iter().flatten().flatten().collect())
     }
 }

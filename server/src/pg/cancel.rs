@@ -75,6 +75,13 @@ impl Sessions {
         }
     }
 
+    /// Interrupts a session, as another one asks for; whether there is one of that number.
+    pub fn cancel_any(&self, pid: i32) -> bool {
+        let entries = self.lock();
+        let running = entries.running.get(&pid);
+        running.inspect(|(_, cancel)| cancel.request()).is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

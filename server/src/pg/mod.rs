@@ -43,7 +43,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_sql::{Engine, Session, SessionParameters, SqlState};
+use meridian_sql::{Backend, Engine, Session, SessionParameters, SqlState};
 use meridian_truetime::{Env, EnvironmentExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -188,10 +188,12 @@ impl FrontEnd {
         })?;
         let secret = (env.random() >> 32) as u32;
         let registered = self.sessions.enter(secret.cast_signed());
+        let sessions = Arc::clone(&self.sessions);
+        let cancel = Arc::new(move |pid| sessions.cancel_any(pid));
         let parameters = SessionParameters {
             user: wishes.user.clone(),
             database: wishes.database.clone(),
-            backend_pid: registered.pid,
+            backend: Backend { pid: registered.pid, cancel },
             options: wishes.settings.clone(),
         };
         let session = engine.session(parameters).map_err(End::Fatal)?;

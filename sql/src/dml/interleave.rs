@@ -17,7 +17,7 @@ use crate::catalog::{CatalogSnapshot, OnDelete, TableInfo};
 use crate::codec;
 use crate::error::{SqlError, SqlState};
 use crate::row::RowCodec;
-use crate::scan::exec::{Scan, read};
+use crate::scan::exec::{Scan, Visits, read};
 use crate::scan::provider::locate;
 use crate::scan::{Modes, Reads, StatementContext, Under};
 use crate::session::QueryError;
@@ -128,7 +128,7 @@ impl Place<'_> {
         }
         let reads = Reads::Under(Under::new(txn, modes, session.lock_wait()));
         let statement = StatementContext::new(reads, session.high_water().clone());
-        let mut batches = read(scan, Arc::clone(tablets), Arc::new(statement));
+        let mut batches = read(scan, Arc::clone(tablets), Arc::new(statement), Visits::default());
         let codec = codec::row_codec(table)?;
         let (mut keys, mut size) = (Vec::new(), 0);
         while let Some(batch) = batches.try_next().await? {

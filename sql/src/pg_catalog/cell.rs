@@ -57,7 +57,8 @@ impl Cell {
 
     /// The value at `row` of an array.
     pub(super) fn of(array: &dyn Array, row: usize) -> Self {
-        if array.is_null(row) {
+        // An untyped NULL has no bits that say so.
+        if array.is_null(row) || *array.data_type() == DataType::Null {
             return Self::Null;
         }
         if let Some(list) = array.as_list_opt::<i32>() {

@@ -41,6 +41,7 @@ struct Function {
     returns: PgType,
     /// NULL in any argument makes it answer NULL, without being called.
     strict: bool,
+    volatility: Volatility,
     body: Body,
 }
 
@@ -64,7 +65,7 @@ impl Bound {
             count => TypeSignature::Any(count),
         };
         let arities = function.arity.clone().map(of).collect();
-        let signature = Signature::one_of(arities, Volatility::Stable);
+        let signature = Signature::one_of(arities, function.volatility);
         Self { function, world, signature }
     }
 }

@@ -39,7 +39,7 @@ use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use functions::identifiers;
 pub use rewrite::{rewrite_expression, rewrite_query};
-pub use world::{SessionInfo, ViewInfo};
+pub use world::{Backend, SessionInfo, ViewInfo};
 
 use crate::catalog::CatalogSnapshot;
 use world::World;

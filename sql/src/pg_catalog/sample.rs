@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::world::{SessionInfo, ViewInfo, World};
+use super::world::{Backend, SessionInfo, ViewInfo, World};
 use crate::catalog::{CatalogSnapshot, ColumnInfo, Interleaved, OnDelete, TableInfo};
 use crate::types::PgType;
 
@@ -58,7 +58,7 @@ pub(super) fn session() -> Arc<SessionInfo> {
     Arc::new(SessionInfo {
         user: "alice".to_owned(),
         database: "bank".to_owned(),
-        backend_pid: 4711,
+        backend: Backend { pid: 4711, cancel: Arc::new(|pid| pid == 12) },
         settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     })
 }

@@ -277,6 +277,7 @@ async fn the_dialect_of_clients_is_understood() {
         ("SELECT version() LIKE 'PostgreSQL 15.18 %'", "t"),
         ("SELECT current_schemas(true)", "{pg_catalog,public}"),
         ("SELECT pg_backend_pid()", "4711"),
+        ("SELECT pg_cancel_backend(12), pg_cancel_backend(13), pg_cancel_backend(NULL)", "t|f|"),
         ("SELECT 'b' = ANY('{a,b}'), 2 <> ALL('{1,3}'), 'r' = ANY(ARRAY['r', 'v'])", "t|t|t"),
         ("SELECT 'a' OPERATOR(pg_catalog.~) '^(A|a)$' COLLATE pg_catalog.default", "t"),
         (

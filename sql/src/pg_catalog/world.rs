@@ -2,7 +2,7 @@
 //! themselves, and who asks.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use super::definition::{self, Definition};
@@ -37,6 +37,35 @@ pub(super) const FUNCTIONS: u32 = 15_500;
 /// The views follow from here, as they are given.
 const VIEWS: u32 = 16_000;
 
+/// A session's connection, among those of its port.
+#[derive(Clone)]
+pub struct Backend {
+    /// What `pg_backend_pid()` answers.
+    pub pid: i32,
+    /// Cancels what another connection of the port runs; false if there is none of that number.
+    pub cancel: Arc<dyn Fn(i32) -> bool + Send + Sync>,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self { pid: 0, cancel: Arc::new(|_| false) }
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        self.pid == other.pid
+    }
+}
+
+impl Eq for Backend {}
+
 /// What the catalogs say of the session that asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionInfo {
@@ -44,8 +73,8 @@ pub struct SessionInfo {
     pub user: String,
     /// The database that it is connected to.
     pub database: String,
-    /// What `pg_backend_pid()` answers.
-    pub backend_pid: i32,
+    /// Its connection.
+    pub backend: Backend,
     /// Every setting (`SHOW ALL`) with its present value, by its lower-case name. Those that the
     /// catalogs themselves ask for: `search_path`, `server_version`.
     pub settings: BTreeMap<String, String>,

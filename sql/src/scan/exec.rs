@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datafusion::arrow::compute::SortOptions;
@@ -24,7 +24,7 @@ use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use meridian_storage::KeyRange;
+use meridian_storage::{KeyRange, TabletId};
 use meridian_truetime::Timestamp;
 use meridian_txn::{ReadAt, TabletDescriptor, TxnError, Wait};
 
@@ -35,7 +35,7 @@ use crate::catalog::TableInfo;
 use crate::codec;
 use crate::error::{SqlError, SqlState};
 use crate::fragment::{Access, Fragment};
-use crate::tablets::{FragmentRead, ReadError, Tablets};
+use crate::tablets::{FragmentRead, ReadError, Tablets, Visit};
 
 /// The ranges of one tablet that a scan reads.
 #[derive(Clone, Debug)]
@@ -63,7 +63,11 @@ pub(crate) struct ScanExec {
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    visits: Visits,
 }
+
+/// The tablets that were visited so far, and what it took.
+pub(crate) type Visits = Arc<Mutex<Vec<(TabletId, Visit)>>>;
 
 impl ScanExec {
     pub(crate) fn new(scan: Scan, tablets: Arc<dyn Tablets>) -> Self {
@@ -87,7 +91,12 @@ impl ScanExec {
         )
         .with_scheduling_type(SchedulingType::Cooperative);
         let metrics = ExecutionPlanMetricsSet::new();
-        Self { scan, tablets, schema, properties: Arc::new(properties), metrics }
+        let (properties, visits) = (Arc::new(properties), Visits::default());
+        Self { scan, tablets, schema, properties, metrics, visits }
+    }
+
+    pub(crate) fn visits(&self) -> Vec<(TabletId, Visit)> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn scan(&self) -> &Scan {
@@ -153,6 +162,7 @@ pub(crate) fn read(
     scan: Scan,
     tablets: Arc<dyn Tablets>,
     statement: Arc<StatementContext>,
+    visits: Visits,
 ) -> Batches {
     let mut parts = scan.parts.clone();
     if scan.reverse {
@@ -162,7 +172,8 @@ pub(crate) fn read(
     let at_once = if limit.is_some() { 1 } else { AT_ONCE };
     let scan = Arc::new(scan);
     let opened = futures::stream::iter(parts).map(move |part| {
-        open(Arc::clone(&scan), part, Arc::clone(&tablets), Arc::clone(&statement))
+        let (scan, tablets) = (Arc::clone(&scan), Arc::clone(&tablets));
+        open(scan, part, tablets, Arc::clone(&statement), Arc::clone(&visits))
     });
     let batches = opened.buffered(at_once).try_flatten();
     match limit {
@@ -178,6 +189,7 @@ async fn open(
     part: Part,
     tablets: Arc<dyn Tablets>,
     statement: Arc<StatementContext>,
+    visits: Visits,
 ) -> Result<Batches> {
     let mut reads = statement.reads().clone();
     let mut waiting = VecDeque::from([part]);
@@ -210,6 +222,8 @@ async fn open(
             Err(error) => return Err(external(error)),
         };
         statement.saw(read.at);
+        let visit = (part.tablet.id, read.visit);
+        visits.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
         opened.push(read.batches.map_err(external).boxed());
     }
     Ok(futures::stream::iter(opened).flatten().boxed())
@@ -257,8 +271,8 @@ async fn open_in(
     Ok(match own {
         None => read,
         Some(own) => {
-            let FragmentRead { at, hold, batches } = read;
-            FragmentRead { at, hold, batches: own.lay(batches) }
+            let FragmentRead { at, hold, visit, batches } = read;
+            FragmentRead { at, hold, visit, batches: own.lay(batches) }
         }
     })
 }
@@ -333,7 +347,8 @@ impl ExecutionPlan for ScanExec {
             return datafusion::common::internal_err!("a scan outside of a statement");
         };
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let batches = read(self.scan.clone(), Arc::clone(&self.tablets), statement);
+        let batches =
+            read(self.scan.clone(), Arc::clone(&self.tablets), statement, Arc::clone(&self.visits));
         let counted = batches.inspect_ok(move |batch| {
             metrics.record_output(batch.num_rows());
         });

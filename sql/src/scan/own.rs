@@ -18,7 +18,7 @@ use meridian_txn::{Changes, Row, changes_within, row_of};
 
 use crate::codec;
 use crate::error::SqlError;
-use crate::fragment::{self, Fragment, RowView};
+use crate::fragment::{self, Fragment, RowView, first_rows};
 use crate::plan::errors::sql_error;
 use crate::row::RowCodec;
 use crate::tablets::ReadError;
@@ -38,19 +38,11 @@ impl RowView for OwnView {
     ) -> Result<(Vec<Row>, bool), SqlError> {
         let own = changes_within(&self.0, range).filter_map(|(_, change)| row_of(change));
         // The keys of a range can't be walked backwards without knowing where it ends.
-        let mut own: Box<dyn Iterator<Item = Row>> = if reverse {
-            Box::new(own.collect::<Vec<_>>().into_iter().rev())
-        } else {
-            Box::new(own)
-        };
-        let (mut found, mut size) = (Vec::new(), 0);
-        while found.len() < rows && size < bytes {
-            let Some(row) = own.next() else { return Ok((found, false)) };
-            size += row.key.len() + row.value.len();
-            found.push(row);
+        if reverse {
+            let own: Vec<Row> = own.collect();
+            return first_rows(own.into_iter().rev().map(Ok), rows, bytes);
         }
-        let more = own.next().is_some();
-        Ok((found, more))
+        first_rows(own.map(Ok), rows, bytes)
     }
 }
 

@@ -14,16 +14,16 @@ use crate::plan::planner::Scope;
 use crate::scan::Modes;
 
 /// A query and the locks that it takes on what it reads.
-pub(super) struct Locking {
+pub(crate) struct Locking {
     /// Without its FOR clauses.
-    pub(super) query: ast::Query,
-    pub(super) modes: Modes,
-    pub(super) wait: Wait,
+    pub(crate) query: ast::Query,
+    pub(crate) modes: Modes,
+    pub(crate) wait: Wait,
 }
 
 impl Locking {
     /// Takes a query's own FOR clauses apart; those of its subqueries stay, and are refused.
-    pub(super) fn of(
+    pub(crate) fn of(
         session: &Session,
         scope: &Scope,
         query: &ast::Query,

@@ -12,6 +12,7 @@ mod transaction;
 mod utility;
 
 pub(crate) use calls::cluster_call;
+pub(crate) use locking::Locking;
 pub use outcome::{ColumnDescription, Notice, Outcome, TransactionStatus};
 pub(crate) use parameters::{Inference, placeholder};
 pub(crate) use query::{
@@ -40,7 +41,7 @@ use self::transaction::Block;
 use crate::catalog::CatalogSnapshot;
 use crate::engine::Engine;
 use crate::error::{SqlError, SqlState};
-use crate::pg_catalog::{PgCatalog, SessionInfo};
+use crate::pg_catalog::{Backend, PgCatalog, SessionInfo};
 use crate::plan::parse::{self, Kind, Statement};
 use crate::plan::planner::{Relations, Scope, expr_planners};
 use crate::scan::HighWater;
@@ -54,8 +55,8 @@ pub struct SessionParameters {
     pub user: String,
     /// The database's name.
     pub database: String,
-    /// What `pg_backend_pid()` answers.
-    pub backend_pid: i32,
+    /// Its connection.
+    pub backend: Backend,
     /// Initial values of settings, by name.
     pub options: BTreeMap<String, String>,
 }
@@ -66,7 +67,7 @@ pub struct Session {
     engine: Arc<Engine>,
     user: String,
     database: String,
-    backend_pid: i32,
+    backend: Backend,
     settings: Settings,
     /// Counts changes of the settings.
     epoch: u64,
@@ -167,7 +168,7 @@ impl Session {
             engine,
             user: parameters.user,
             database: parameters.database,
-            backend_pid: parameters.backend_pid,
+            backend: parameters.backend,
             settings,
             epoch: 0,
             high_water: HighWater::default(),
@@ -431,7 +432,7 @@ impl Session {
         SessionInfo {
             user: self.user.clone(),
             database: self.database.clone(),
-            backend_pid: self.backend_pid,
+            backend: self.backend.clone(),
             settings: self
                 .settings
                 .all()

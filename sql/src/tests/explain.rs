@@ -87,6 +87,8 @@ fn explain_shows_tablets_ranges_filters_and_limit() {
         assert_eq!(b.ok("select count(*) from t").await, "[count]\n1");
         let analyzed = b.ok("explain analyze select * from t").await;
         assert!(analyzed.contains("Actual: rows=1 time="), "{analyzed}");
+        let visited = "Visited: tablets=1 regions=us-east round trips=0 lock wait=0.000 ms";
+        assert!(analyzed.contains(visited), "{analyzed}");
         assert!(analyzed.contains("Rows: 1"), "{analyzed}");
     });
 }

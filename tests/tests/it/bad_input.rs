@@ -122,6 +122,32 @@ async fn a_cancel_request_needs_the_right_key() {
     assert_eq!(field(&error.1, b'C').as_deref(), Some("57014"));
     raw.message(b'Q', &cstr("SELECT 1")).await;
     assert_eq!(kinds(&raw.until(b'Z').await), "TDCZ");
+
+    // Another session of the same node needs none.
+    let pid = i32::from_be_bytes([key[0], key[1], key[2], key[3]]);
+    let (mut other, _) = Raw::session(server.port).await;
+    raw.message(b'Q', &cstr(FOREVER)).await;
+    let ended = async {
+        let answers = raw.until(b'Z').await;
+        answers.into_iter().find(|(kind, _)| *kind == b'E').expect("an error")
+    };
+    // It may not have begun yet.
+    let cancels = async {
+        loop {
+            let sql = format!("SELECT pg_cancel_backend({pid}), pg_cancel_backend(-1)");
+            other.message(b'Q', &cstr(&sql)).await;
+            let answers = other.until(b'Z').await;
+            let row = answers.iter().find(|(kind, _)| *kind == b'D').expect("a row");
+            assert_eq!(row.1, [&[0, 2, 0, 0, 0, 1][..], b"t", &[0, 0, 0, 1], b"f"].concat());
+            real_time().sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match futures::future::select(std::pin::pin!(ended), std::pin::pin!(cancels)).await {
+        futures::future::Either::Left((error, _)) => {
+            assert_eq!(field(&error.1, b'C').as_deref(), Some("57014"));
+        }
+        futures::future::Either::Right(((), _)) => unreachable!("it goes on"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

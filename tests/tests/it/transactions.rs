@@ -164,6 +164,67 @@ fn locks_are_waited_for_and_refused_as_one_asks() {
 }
 
 #[test]
+fn who_holds_and_waits_for_what_is_there_to_be_seen() {
+    run(8, |cluster, env| async move {
+        accounts(&cluster).await;
+        let (mut one, mut two, mut three) =
+            (session(&cluster, 1), session(&cluster, 3), session(&cluster, 2));
+        let show = async |client: &mut SessionClient, sql: &str| -> Vec<String> {
+            let rows = ok(client, sql).await.rows;
+            let row = |row: &Vec<Option<String>>| {
+                let cells = row.iter().map(|cell| cell.as_deref().unwrap_or("-"));
+                cells.collect::<Vec<_>>().join(" ")
+            };
+            rows.iter().map(row).collect()
+        };
+        // The outcome of the INSERT is on its way to its participants still.
+        env.sleep(Duration::from_secs(1)).await;
+        let nobody = show(&mut three, "SELECT * FROM meridian.transactions").await;
+        assert!(nobody.is_empty(), "{nobody:?}");
+        ok(&mut one, "BEGIN; SELECT * FROM accounts WHERE id = 7 FOR UPDATE").await;
+        ok(&mut one, "SELECT * FROM accounts WHERE id > 3 AND id < 6").await;
+        // Its gateway is in eu-west, where the tablet is led; the other's is in us-east.
+        let waits = async {
+            ok(&mut two, "BEGIN").await;
+            let read = "EXPLAIN ANALYZE SELECT * FROM accounts WHERE id >= 6 FOR UPDATE";
+            let plan = show(&mut two, read).await.join("\n");
+            ok(&mut two, "COMMIT").await;
+            plan
+        };
+        let looks = async {
+            env.sleep(Duration::from_secs(1)).await;
+            let locks = "SELECT node, table_name, range_start, range_end, mode, granted,
+                         waits_for IS NOT NULL FROM meridian.locks ORDER BY 1, 6 DESC";
+            assert_eq!(
+                show(&mut three, locks).await,
+                [
+                    "2 public.accounts accounts (4) accounts (6) shared t f",
+                    "3 public.accounts accounts (7) - update t f",
+                    "3 public.accounts accounts (6) table 101 update f t",
+                ]
+            );
+            let transactions = "SELECT gateway, state, tablets, locks, began < now()
+                                FROM meridian.transactions ORDER BY began";
+            assert_eq!(show(&mut three, transactions).await, ["1 active 2 2 t", "3 waiting 1 0 t"]);
+            let of = "SELECT l.waits_for = '{' || t.transaction || '}' FROM meridian.locks l,
+                      meridian.transactions t WHERE NOT granted AND state = 'active'";
+            assert_eq!(show(&mut three, of).await, ["t"]);
+            env.sleep(Duration::from_secs(4)).await;
+            ok(&mut one, "COMMIT").await;
+        };
+        let (plan, ()) = futures::join!(waits, looks);
+        let visited = "Visited: tablets=1 regions=eu-west round trips=0 lock wait=";
+        let (_, waited) = plan.split_once(visited).unwrap_or_else(|| panic!("{plan}"));
+        let waited: f64 = waited.split(' ').next().expect("ms").parse().expect("a number");
+        assert!((4_900.0..5_500.0).contains(&waited), "{plan}");
+        let far = show(&mut one, "EXPLAIN ANALYZE SELECT * FROM accounts").await.join("\n");
+        let visited = "Visited: tablets=3 regions=eu-west, us-east, us-west round trips=2 \
+                       lock wait=0.000 ms";
+        assert!(far.contains(visited), "{far}");
+    });
+}
+
+#[test]
 fn who_loses_a_conflict_is_as_old_as_before_when_it_comes_again() {
     run(3, |cluster, _| async move {
         accounts(&cluster).await;

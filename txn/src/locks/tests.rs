@@ -183,6 +183,7 @@ fn keys(start: u8, length: u8) -> KeyRange {
 fn check(table: &LockTable) -> Result<(), TestCaseError> {
     let locks = table.locks();
     let (held, wanted): (Vec<_>, Vec<_>) = locks.into_iter().partition(|lock| lock.held);
+    prop_assert!(wanted.iter().all(|lock| !lock.waits_for.is_empty()), "nobody is in the way");
     let against = |a: &Lock, b: &Lock| {
         a.owner != b.owner && a.mode.conflicts(b.mode) && overlap(&a.range, &b.range)
     };

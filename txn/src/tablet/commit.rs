@@ -18,7 +18,7 @@ use crate::commit::{
     Prepare, Prepared, Tally, Vote,
 };
 use crate::error::TxnError;
-use crate::locks::{Hold, Mode, Patience, Stamp, TxnId};
+use crate::locks::{Hold, Lock, Mode, Patience, Stamp, TxnId};
 
 /// Transactions whose gateway is silent for so long are over.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -191,15 +191,17 @@ impl Tablet {
             inner.machine.check(range)?;
         }
         let wanted = ranges.iter().map(|range| (range.clone(), mode)).collect();
+        let asked = inner.env.moment();
         let locks = self.lock(&leadership, (stamp, held), wanted, patience(wait));
         let hold = Some(self.patiently(wait, locks).await?);
+        let lock_wait = inner.env.moment().since(asked);
         // All that has committed here is at or below it.
         let at = leadership.oracle().floor();
         let snapshot = inner.data.snapshot()?;
         for range in &ranges {
             inner.machine.check(range)?;
         }
-        Ok(TabletRead { at, hold, snapshot })
+        Ok(TabletRead { at, hold, lock_wait, snapshot })
     }
 
     /// Whether this replica leads, as far as it knows, and goes on to.
@@ -537,6 +539,12 @@ impl Tablet {
         }
         leadership.locks.release(txn);
         Ok(())
+    }
+
+    /// The locks here, if this replica leads.
+    pub(crate) fn locks(&self) -> Vec<Lock> {
+        let leadership = self.inner.leadership.borrow().clone();
+        leadership.map(|leadership| leadership.locks.all()).unwrap_or_default()
     }
 
     /// The gateways of these transactions live.

@@ -51,6 +51,6 @@ impl Tablet {
         wait_until_after(&*inner.env, &*inner.clock, at).await;
         let snapshot = inner.data.snapshot()?;
         inner.machine.check_view(&snapshot, range, at)?;
-        Ok(TabletRead { at, hold: None, snapshot })
+        Ok(TabletRead { at, hold: None, lock_wait: Duration::ZERO, snapshot })
     }
 }

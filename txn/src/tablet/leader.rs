@@ -56,6 +56,8 @@ pub struct TabletRead {
     pub at: Timestamp,
     /// Under which locks, if any.
     pub hold: Option<Hold>,
+    /// So long it has waited for them.
+    pub lock_wait: Duration,
     /// The node's data as of now; read it at `at`.
     pub snapshot: DataSnapshot,
 }
@@ -449,7 +451,7 @@ impl Tablet {
         if exact {
             inner.machine.check_horizon(at)?;
         }
-        Ok(TabletRead { at, hold: None, snapshot })
+        Ok(TabletRead { at, hold: None, lock_wait: Duration::ZERO, snapshot })
     }
 
     /// Takes a timestamp within the lease of a leadership; the lease's end. Waits a little where

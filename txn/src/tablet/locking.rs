@@ -8,7 +8,7 @@ use meridian_truetime::Moment;
 use tokio::sync::oneshot;
 
 use crate::error::TxnError;
-use crate::locks::{Effect, Hold, LockTable, Mode, Patience, RequestId, Stamp, TxnId};
+use crate::locks::{Effect, Hold, Lock, LockTable, Mode, Patience, RequestId, Stamp, TxnId};
 
 /// The locks of one leadership. They end with it.
 #[derive(Debug)]
@@ -129,6 +129,11 @@ impl Locks {
         let _waiting = Waiting { locks: self, request };
         granted.await.map_err(|_| TxnError::Conflict)?;
         Ok(hold)
+    }
+
+    /// All locks, held and wanted.
+    pub(crate) fn all(&self) -> Vec<Lock> {
+        self.lock().table.locks()
     }
 
     /// Whether nobody holds or wants anything.

@@ -1,5 +1,7 @@
 //! The functions themselves.
 
+use datafusion::logical_expr::Volatility;
+
 use super::super::cell::Cell;
 use super::super::types;
 use super::super::world::{FUNCTIONS as FIRST_FUNCTION, PUBLIC, Relation, UTF8, World};
@@ -47,7 +49,8 @@ pub(super) fn all() -> Vec<Known> {
         called("json_build_object", 0..=MANY, PgType::Jsonb, json_build_object),
         called("getdatabaseencoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
         strict("like_escape", 2..=2, PgType::Text, like_escape),
-        called("pg_backend_pid", 0..=0, PgType::Int4, |w, _| Ok(w.session.backend_pid.into())),
+        called("pg_backend_pid", 0..=0, PgType::Int4, |w, _| Ok(w.session.backend.pid.into())),
+        changing("pg_cancel_backend", 1..=1, PgType::Bool, cancel_backend),
         strict("pg_char_to_encoding", 1..=1, PgType::Int4, char_to_encoding),
         called("pg_client_encoding", 0..=0, PgType::Name, |_, _| Ok("UTF8".into())),
         strict("pg_encoding_to_char", 1..=1, PgType::Name, encoding_to_char),
@@ -111,7 +114,7 @@ fn called(
     returns: PgType,
     body: super::Body,
 ) -> Known {
-    Known { name, arity, returns, strict: false, body }
+    Known { name, arity, returns, strict: false, volatility: Volatility::Stable, body }
 }
 
 /// NULL where an argument is.
@@ -121,7 +124,23 @@ fn strict(
     returns: PgType,
     body: super::Body,
 ) -> Known {
-    Known { name, arity, returns, strict: true, body }
+    Known { name, arity, returns, strict: true, volatility: Volatility::Stable, body }
+}
+
+/// Changes something: called when the statement runs, and once.
+fn changing(
+    name: &'static str,
+    arity: std::ops::RangeInclusive<usize>,
+    returns: PgType,
+    body: super::Body,
+) -> Known {
+    Known { volatility: Volatility::Volatile, ..strict(name, arity, returns, body) }
+}
+
+/// Interrupts what another session of the same node runs, as the protocol's cancel does.
+fn cancel_backend(world: &World, args: &[Cell]) -> Outcome {
+    let pid = args[0].as_int().and_then(|pid| i32::try_from(pid).ok());
+    Ok(pid.is_some_and(|pid| (world.session.backend.cancel)(pid)).into())
 }
 
 /// Objects other than relations are all in `pg_catalog`, which is always on the search path.
