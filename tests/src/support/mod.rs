@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meridian_truetime::{EnvironmentExt, Moment, NodeEnvironment, World};
+use tokio_postgres::{Client, NoTls};
 
 pub use processes::Processes;
 pub use psql::psql;
@@ -71,4 +72,19 @@ pub async fn eventually<T, E: std::fmt::Debug>(
             Err(_) => env.sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+/// A session at a port of this machine.
+///
+/// # Errors
+/// When nobody serves there.
+pub async fn connect(port: u16) -> Result<Client, tokio_postgres::Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user("tester").dbname("meridian");
+    let (client, connection) = config.connect(NoTls).await?;
+    real_time().spawn(async move {
+        // An error here is an error of the client's next statement.
+        let _ = connection.await;
+    });
+    Ok(client)
 }

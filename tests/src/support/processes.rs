@@ -5,13 +5,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use meridian_truetime::EnvironmentExt;
 use tempfile::TempDir;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::server::{binary, turn};
-use super::{eventually, free_ports, real_time};
+use super::{connect, eventually, free_ports};
 
 /// What a node prints when clients may come.
 const READY: &str = "Press Ctrl-C to stop.";
@@ -153,18 +152,7 @@ impl Processes {
 
     /// A session at a node.
     pub async fn connect(&self, node: u16) -> Client {
-        eventually("a session", async || self.try_connect(node).await).await
-    }
-
-    async fn try_connect(&self, node: u16) -> Result<Client, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.sql_port(node)).user("tester").dbname("meridian");
-        let (client, connection) = config.connect(NoTls).await?;
-        real_time().spawn(async move {
-            // An error here is an error of the client's next statement.
-            let _ = connection.await;
-        });
-        Ok(client)
+        eventually("a session", async || connect(self.sql_port(node)).await).await
     }
 
     /// What a node has complained about.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use meridian_truetime::{Environment, EnvironmentExt};
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use super::{PATIENCE, eventually, real_time};
+use super::{PATIENCE, connect, eventually, real_time};
 
 /// What is printed last when a cluster is up.
 const READY: &str = "Press Ctrl-C to stop.";
@@ -135,14 +135,7 @@ impl Server {
 
     /// A session at a node, if it lets one in.
     pub async fn try_connect(&self, node: u16) -> Result<Client, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port_of(node)).user("tester").dbname("meridian");
-        let (client, connection) = config.connect(NoTls).await?;
-        real_time().spawn(async move {
-            // An error here is an error of the client's next statement.
-            let _ = connection.await;
-        });
-        Ok(client)
+        connect(self.port_of(node)).await
     }
 
     /// What the process has used of the machine.

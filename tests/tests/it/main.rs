@@ -6,6 +6,7 @@ mod crash;
 mod faults;
 mod front_door;
 mod interleave;
+mod killed;
 mod latency;
 mod layering;
 mod nodes;

@@ -17,7 +17,7 @@ use crate::locks::TxnId;
 use crate::node::Node;
 
 /// How often tablets hear that a transaction lives.
-const ALIVE: Duration = Duration::from_secs(1);
+const ALIVE: Duration = Duration::from_millis(500);
 
 /// How often a node looks after the transactions of the tablets that it leads, while there are some
 /// and while there are none.

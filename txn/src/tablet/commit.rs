@@ -20,8 +20,13 @@ use crate::commit::{
 use crate::error::TxnError;
 use crate::locks::{Hold, Lock, Mode, Patience, Stamp, TxnId};
 
-/// Transactions whose gateway is silent for so long are over.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Transactions whose gateway is silent for so long are over; it is heard of four times as often
+/// (`crate::gateway::attending`).
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Nobody asks for a commit any more so long after it could first have been asked for: the gateway's
+/// patience is over, and copies on the network are gone.
+const LATE: Duration = Duration::from_secs(20);
 
 /// So long a request waits for a lock before the gateway is told; it asks again.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -447,7 +452,7 @@ impl Tablet {
             Some(decided) => decided.commit,
             None => {
                 // Whoever asked for the commit could have done so until then.
-                let expires = inner.clock.now().latest.plus(SILENCE * 4);
+                let expires = inner.clock.now().latest.plus(LATE);
                 let participants = Vec::new();
                 let protocol = CommitProtocol::default();
                 let decided =
@@ -582,7 +587,7 @@ impl Tablet {
         };
         leadership.locks.sweep(ago(SILENCE));
         let stale =
-            |open: &Open| !open.asked.load(Ordering::Relaxed) && open.since < ago(SILENCE * 4);
+            |open: &Open| !open.asked.load(Ordering::Relaxed) && open.since < ago(LATE);
         guard(&leadership.ballots).retain(|_, open| !stale(open));
         let pressed: BTreeSet<TxnId> = leadership.locks.take_pressed().into_iter().collect();
         let doubts = {

@@ -307,7 +307,7 @@ fn locks_go_with_their_gateway() {
         let (took, written) = cluster.time(put(&cluster.node(1), LEFT, 5)).await;
         written.expect("written");
         println!("{took:?}");
-        assert!(took > millis(3_000) && took < millis(8_000), "{took:?}");
+        assert!(took > millis(1_500) && took < millis(4_000), "{took:?}");
     });
 }
 
