@@ -105,7 +105,10 @@ async fn explain_query(
         let line = call.explain(&scope, parameters)?;
         return if analyze { Err(call.not_analyzed()) } else { Ok(vec![line]) };
     }
-    let Locking { query, modes, wait } = Locking::of(session, &scope, query)?;
+    let Locking { query, modes, wait, skipping } = Locking::of(session, &scope, query)?;
+    if analyze && skipping.is_some() {
+        return Err(SqlError::unsupported("EXPLAIN ANALYZE with SKIP LOCKED is not supported"));
+    }
     let plan = session::plan(session, &scope, None, &query, parameters)?;
     let physical = session::physical_plan(&scope, &plan).await.map_err(|e| sql_error(&e))?;
     let engine = session.engine();

@@ -1,6 +1,6 @@
 //! The leaf of a physical plan that reads a table.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -246,7 +246,7 @@ async fn open_in(
         access: Access::At(ReadAt::Exact(Timestamp::MIN)),
     };
     let tablet = part.tablet.id;
-    let Under { txn, modes, wait, own } = match reads {
+    let Under { txn, modes, wait, own, only } = match reads {
         Reads::At(at) => {
             fragment.access = Access::At(*at);
             return tablets.fragment(tablet, fragment).await;
@@ -258,6 +258,15 @@ async fn open_in(
         Reads::Under(under) => under,
     };
     let table = &scan.table;
+    if let Some((_, keys)) = only.as_ref().filter(|(of, _)| *of == table.id) {
+        fragment.ranges = points(&part.ranges, keys);
+        if fragment.ranges.is_empty() {
+            let node = tablets.leader(&part.tablet);
+            let visit = Visit { node, round_trips: 0, lock_wait: Duration::ZERO };
+            let batches = futures::stream::empty().boxed();
+            return Ok(FragmentRead { at: Timestamp::MIN, hold: None, visit, batches });
+        }
+    }
     txn.planned_under(table.id, table.version)?;
     let own = Own::over(&mut fragment, own, tablets.env()).await?;
     let read = txn.fragment(tablet, fragment, modes.of(table.id), *wait).await;
@@ -275,6 +284,12 @@ async fn open_in(
             FragmentRead { at, hold, visit, batches: own.lay(batches) }
         }
     })
+}
+
+/// The keys that lie in these ranges.
+fn points(ranges: &[KeyRange], keys: &BTreeSet<Vec<u8>>) -> Vec<KeyRange> {
+    let inside = |key: &&Vec<u8>| ranges.iter().any(|range| range.contains(key));
+    keys.iter().filter(inside).map(|key| KeyRange::point(key.clone())).collect()
 }
 
 fn limited(
@@ -349,8 +364,16 @@ impl ExecutionPlan for ScanExec {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let batches =
             read(self.scan.clone(), Arc::clone(&self.tablets), statement, Arc::clone(&self.visits));
-        let counted = batches.inspect_ok(move |batch| {
-            metrics.record_output(batch.num_rows());
+        let env = Arc::clone(self.tablets.env());
+        let mut last = env.moment();
+        let ended = futures::stream::once(futures::future::ready(None));
+        let counted = batches.map(Some).chain(ended).filter_map(move |batch| {
+            let now = env.moment();
+            metrics.elapsed_compute().add_duration(now.since(std::mem::replace(&mut last, now)));
+            if let Some(Ok(batch)) = &batch {
+                metrics.record_output(batch.num_rows());
+            }
+            futures::future::ready(batch)
         });
         let stream = RecordBatchStreamAdapter::new(Arc::clone(&self.schema), counted);
         Ok(Box::pin(cooperative(stream)))

@@ -1,6 +1,6 @@
 //! What the scans of one statement share: how they read, and what the session has seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,6 +8,7 @@ use meridian_truetime::Timestamp;
 use meridian_txn::locks::Mode;
 use meridian_txn::{Changes, ReadAt, Wait};
 
+use crate::catalog::TableInfo;
 use crate::tablets::Transaction;
 
 /// The highest timestamp that a session has seen; its later reads are no older.
@@ -47,11 +48,18 @@ pub(crate) struct Under {
     pub(crate) wait: Wait,
     /// What the transaction had written when the statement began.
     pub(crate) own: Arc<Changes>,
+    /// Of this table, only rows with these keys are read.
+    pub(crate) only: Option<(u64, Arc<BTreeSet<Vec<u8>>>)>,
 }
 
 impl Under {
     pub(crate) fn new(txn: &Arc<dyn Transaction>, modes: Modes, wait: Wait) -> Self {
-        Self { txn: Arc::clone(txn), modes, wait, own: txn.changes() }
+        Self { txn: Arc::clone(txn), modes, wait, own: txn.changes(), only: None }
+    }
+
+    /// Of that table, only rows with these keys are read.
+    pub(crate) fn only(self, table: &TableInfo, keys: BTreeSet<Vec<u8>>) -> Self {
+        Self { only: Some((table.id, Arc::new(keys))), ..self }
     }
 }
 

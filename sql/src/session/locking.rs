@@ -7,6 +7,7 @@ use meridian_txn::locks::Mode;
 use std::time::Duration;
 
 use super::Session;
+use super::skip_locked::Skipping;
 use crate::error::{SqlError, SqlState};
 use crate::plan::errors::sql_error;
 use crate::plan::names::fold;
@@ -19,6 +20,8 @@ pub(crate) struct Locking {
     pub(crate) query: ast::Query,
     pub(crate) modes: Modes,
     pub(crate) wait: Wait,
+    /// Rows of this table that others have locked are passed over.
+    pub(crate) skipping: Option<Skipping>,
 }
 
 impl Locking {
@@ -30,7 +33,8 @@ impl Locking {
     ) -> Result<Self, SqlError> {
         let mut query = query.clone();
         let clauses = std::mem::take(&mut query.locks);
-        let mut this = Self { modes: Modes::default(), wait: session.lock_wait(), query };
+        let (modes, wait) = (Modes::default(), session.lock_wait());
+        let mut this = Self { query, modes, wait, skipping: None };
         let Some(first) = clauses.first() else { return Ok(this) };
         session.check_may_write(&format!("SELECT {}", name(first)))?;
         let ast::SetExpr::Select(select) = this.query.body.as_ref() else {
@@ -54,10 +58,14 @@ impl Locking {
             };
             match clause.nonblock {
                 Some(ast::NonBlock::Nowait) => this.wait = Wait::For(Duration::ZERO),
-                Some(ast::NonBlock::SkipLocked) => {
-                    return Err(SqlError::unsupported("SKIP LOCKED is not supported yet"));
-                }
-                None => {}
+                Some(ast::NonBlock::SkipLocked) | None => {}
+            }
+            let skips = clause.nonblock == Some(ast::NonBlock::SkipLocked);
+            let one = matches!(select.from.as_slice(), [ast::TableWithJoins { relation, joins }]
+                if joins.is_empty() && matches!(relation, ast::TableFactor::Table { .. }));
+            if skips && (!one || clauses.len() != 1) {
+                let message = "SKIP LOCKED is supported for one table and one FOR clause only";
+                return Err(SqlError::unsupported(message));
             }
             let of = clause.of.as_ref().map(ToString::to_string);
             let of = of.map(|of| of.trim_matches('"').to_lowercase());
@@ -71,6 +79,8 @@ impl Locking {
                 let reference = reference.map_err(|e| sql_error(&e))?;
                 if let Some(table) = scope.table_named(&reference) {
                     this.modes.set(table.id, mode);
+                    let alias = alias.clone();
+                    this.skipping = skips.then_some(Skipping { table, alias, mode });
                 }
             }
             if let (Some(of), false) = (of, met) {

@@ -7,6 +7,7 @@ mod outcome;
 mod parameters;
 mod query;
 mod settings;
+mod skip_locked;
 mod staleness;
 mod transaction;
 mod utility;

@@ -23,6 +23,7 @@ use meridian_truetime::Timestamp;
 use meridian_txn::{CommitProtocol, ReadAt, TxnError, Wait};
 
 use super::locking::Locking;
+use super::skip_locked;
 use super::staleness::ReadStaleness;
 use super::{
     ColumnDescription, Outcome, Parameters, Session, catalog_may_lag, computing, panicked,
@@ -135,7 +136,18 @@ async fn try_select(
     let plan = planned;
     let columns = ColumnDescription::of_schema(plan.schema());
     let physical = physical_plan(&scope, &plan).await?;
-    let statement = session.reading(physical.as_ref(), locking.modes, locking.wait, as_of).await?;
+    let statement = match &locking.skipping {
+        None => session.reading(physical.as_ref(), locking.modes, locking.wait, as_of).await?,
+        Some(skipping) => {
+            // Alone, it holds its locks until its rows are read.
+            let txn = session.block_txn().cloned().unwrap_or_else(|| session.begin_alone(None));
+            let keys =
+                skip_locked::lock(session, &scope, query, parameters, skipping, &txn).await?;
+            let under = Under::new(&txn, locking.modes, locking.wait).only(&skipping.table, keys);
+            let reads = Reads::Under(under);
+            Arc::new(StatementContext::new(reads, session.high_water.clone()))
+        }
+    };
     let mut batches = start(session, &scope, physical, statement)?;
     // With the first batch the query is on its way; until then it can begin again.
     let first = batches.try_next().await?;
@@ -333,7 +345,7 @@ impl Session {
 
 /// A lone scan of one tablet leaves the timestamp to its leader; else all scans read at one that
 /// is chosen here.
-fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
+pub(super) fn read_at(session: &Session, plan: &dyn ExecutionPlan) -> ReadAt {
     let (mut read, mut repeats) = (Vec::new(), false);
     survey(plan, &mut read, &mut repeats);
     let min = session.high_water.get();

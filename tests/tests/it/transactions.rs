@@ -225,6 +225,51 @@ fn who_holds_and_waits_for_what_is_there_to_be_seen() {
 }
 
 #[test]
+fn workers_skip_what_others_have_locked() {
+    run(9, |cluster, env| async move {
+        let (mut one, mut two, mut three) =
+            (session(&cluster, 1), session(&cluster, 2), session(&cluster, 3));
+        for sql in [
+            "CREATE TABLE jobs (id int PRIMARY KEY, priority int, state text)",
+            "SELECT meridian.split('jobs', 4)",
+            "INSERT INTO jobs SELECT i, i % 3, 'queued' FROM generate_series(1, 7) i",
+        ] {
+            ok(&mut one, sql).await;
+        }
+        env.sleep(Duration::from_secs(1)).await;
+        let ids = async |client: &mut SessionClient, sql: &str| -> Vec<String> {
+            let rows = ok(client, sql).await.rows;
+            rows.into_iter().map(|row| row[0].clone().expect("an id")).collect()
+        };
+        // Not in the order of the key.
+        let next = "SELECT id FROM jobs WHERE state = 'queued' ORDER BY priority DESC, id
+                    LIMIT 2 FOR UPDATE SKIP LOCKED";
+        let before = env.moment();
+        ok(&mut one, "BEGIN").await;
+        assert_eq!(ids(&mut one, next).await, ["2", "5"]);
+        ok(&mut two, "BEGIN").await;
+        assert_eq!(ids(&mut two, next).await, ["1", "4"]);
+        // Alone, it keeps no locks.
+        let all = "SELECT * FROM jobs j WHERE j.id > 1 FOR UPDATE SKIP LOCKED";
+        assert_eq!(ids(&mut three, all).await, ["3", "6", "7"]);
+        assert!(env.moment().since(before) < Duration::from_secs(3), "nobody waits");
+        ok(&mut one, "UPDATE jobs SET state = 'done' WHERE id IN (2, 5); COMMIT").await;
+        ok(&mut two, "ROLLBACK").await;
+        ok(&mut three, "BEGIN; INSERT INTO jobs VALUES (9, 2, 'queued')").await;
+        ok(&mut three, "UPDATE jobs SET state = 'mine' WHERE id = 1").await;
+        let rest = "SELECT id FROM jobs WHERE state = 'queued' ORDER BY id DESC OFFSET 1
+                    FOR SHARE SKIP LOCKED";
+        assert_eq!(ids(&mut three, rest).await, ["7", "6", "4", "3"]);
+        for sql in [
+            "SELECT 1 FROM jobs a JOIN jobs b ON a.id = b.id FOR UPDATE OF a SKIP LOCKED",
+            "SELECT 1 FROM jobs WHERE id = (SELECT min(id) FROM jobs) FOR UPDATE SKIP LOCKED",
+        ] {
+            assert_eq!(code(&mut one, sql).await, "0A000", "{sql}");
+        }
+    });
+}
+
+#[test]
 fn who_loses_a_conflict_is_as_old_as_before_when_it_comes_again() {
     run(3, |cluster, _| async move {
         accounts(&cluster).await;

@@ -586,8 +586,7 @@ impl Tablet {
             meridian_truetime::Moment::from_nanos(now.as_nanos().saturating_sub(nanos))
         };
         leadership.locks.sweep(ago(SILENCE));
-        let stale =
-            |open: &Open| !open.asked.load(Ordering::Relaxed) && open.since < ago(LATE);
+        let stale = |open: &Open| !open.asked.load(Ordering::Relaxed) && open.since < ago(LATE);
         guard(&leadership.ballots).retain(|_, open| !stale(open));
         let pressed: BTreeSet<TxnId> = leadership.locks.take_pressed().into_iter().collect();
         let doubts = {
