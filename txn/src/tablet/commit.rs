@@ -313,6 +313,15 @@ impl Tablet {
         let lowest = self.lowest(commit.protocol).max(commit.after.next());
         let leadership = self.leadership().await?;
         let txn = commit.part.txn.id;
+        // The request may have come before, to another leader.
+        let known = self.inner.machine.outcome(txn, &self.inner.data.snapshot()?)?;
+        if let Some(Decided { commit, protocol, .. }) = known {
+            let at = commit.ok_or(TxnError::Conflict)?;
+            if protocol == CommitProtocol::CommitWait {
+                wait_until_after(&*self.inner.env, &*self.inner.clock, at).await;
+            }
+            return Ok(Committed { at, phases: Phases::default() });
+        }
         let open = leadership.ballot(self, txn);
         open.asked.store(true, Ordering::Relaxed);
         let mut tell = Some(decided);
