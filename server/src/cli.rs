@@ -56,7 +56,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a cluster of several regions in this process
-    Demo(DemoArgs),
+    Demo(Box<DemoArgs>),
     /// Run one node of a cluster of processes, over gRPC
     Start(StartArgs),
     /// Show a cluster's nodes, tablets, leaders and replicas
@@ -67,14 +67,14 @@ impl Cli {
     /// What to do.
     #[must_use]
     pub fn into_command(self) -> Command {
-        self.command.unwrap_or(Command::Demo(self.demo))
+        self.command.unwrap_or_else(|| Command::Demo(Box::new(self.demo)))
     }
 
     /// The options of a demo; none for other commands.
     #[must_use]
     pub fn into_demo(self) -> Option<DemoArgs> {
         match self.into_command() {
-            Command::Demo(demo) => Some(demo),
+            Command::Demo(demo) => Some(*demo),
             Command::Start(_) | Command::Status(_) => None,
         }
     }
@@ -166,6 +166,9 @@ pub struct DemoArgs {
     /// consistency; `two_phase` is the same without the wait, and serializable.
     #[arg(long, value_name = "NAME", default_value = "commit_wait", value_parser = protocol)]
     pub protocol: CommitProtocol,
+    /// For how long old versions are kept: so far back reads in the past may go
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = retention)]
+    pub retention: Duration,
     /// Where replicas go when a table asks for nothing.
     #[command(flatten)]
     pub placement: PlacementArgs,
@@ -184,6 +187,17 @@ pub struct DemoArgs {
 /// A protocol by its name.
 pub(crate) fn protocol(name: &str) -> Result<CommitProtocol, String> {
     CommitProtocol::named(name).ok_or_else(|| "it is commit_wait or two_phase".to_owned())
+}
+
+/// The shortest retention period: what is read now has to be there until it is read.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(10);
+
+/// A retention period.
+pub(crate) fn retention(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        period if period < SHORTEST_RETENTION => Err("it is at least 10s".to_owned()),
+        period => Ok(period),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -219,6 +233,9 @@ mod tests {
         assert_eq!(default.data_dir, PathBuf::from("./meridian-data"));
         assert_eq!(SplitOptions::from(default.splits), SplitOptions::default());
         assert_eq!(default.protocol, CommitProtocol::CommitWait);
+        assert_eq!(default.retention, meridian_txn::DEFAULT_RETENTION);
+        let kept = parse(&["--retention", "10s"]).expect("valid").retention;
+        assert_eq!(kept, Duration::from_secs(10));
         let two_phase = parse(&["--protocol", "two_phase"]).expect("valid");
         assert_eq!(two_phase.protocol, CommitProtocol::TwoPhase);
         assert_eq!(PlacementChange::from(default.placement), PlacementChange::default());
@@ -254,6 +271,7 @@ mod tests {
             &["--split-load-window", "off"],
             &["--merge-after", "5"],
             &["--protocol", "calvin"],
+            &["--retention", "9s"],
             &["--ephemeral", "--data-dir", "x"],
             &["--port", "6000", "demo"],
             &["serve"],

@@ -43,6 +43,8 @@ pub struct ClusterOptions {
     pub splits: SplitOptions,
     /// How transactions commit, where a session says nothing.
     pub protocol: CommitProtocol,
+    /// For how long old versions are kept.
+    pub retention: Duration,
 }
 
 /// Why a cluster or a node can't start or stop.
@@ -373,7 +375,7 @@ impl Cluster {
             voters: DEFAULT_VOTERS.min(self.options.nodes.len()),
             placement: self.options.placement.clone(),
             splits: self.options.splits,
-            retention: meridian_txn::DEFAULT_RETENTION,
+            retention: self.options.retention,
         };
         let started = Node::start(options).await;
         let node = started.map_err(|error| ClusterError::Start { node: number, error })?;

@@ -51,6 +51,8 @@ pub struct DemoConfig {
     pub splits: SplitOptions,
     /// How transactions commit, where a session says nothing.
     pub protocol: CommitProtocol,
+    /// For how long old versions are kept.
+    pub retention: Duration,
     /// The seed of everything that is drawn at random.
     pub seed: u64,
 }
@@ -101,8 +103,8 @@ impl DemoConfig {
         let members: Vec<_> = nodes.iter().map(|node| member(&topology, node)).collect();
         let voters = DEFAULT_VOTERS.min(nodes.len());
         meridian_txn::default_placement(voters, placement.clone(), &members)?;
-        let protocol = args.protocol;
-        Ok(Self { data, topology, nodes, epsilon, placement, splits, protocol, seed })
+        let (protocol, retention) = (args.protocol, args.retention);
+        Ok(Self { data, topology, nodes, epsilon, placement, splits, protocol, retention, seed })
     }
 
     /// A node's region by name.

@@ -116,6 +116,7 @@ fn cluster_options(config: &DemoConfig) -> ClusterOptions {
         placement: config.placement.clone(),
         splits: config.splits,
         protocol: config.protocol,
+        retention: config.retention,
     }
 }
 

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     configure_allocator();
     let done = match Cli::parse().into_command() {
-        Command::Demo(args) => run_demo(args),
+        Command::Demo(args) => run_demo(*args),
         Command::Start(args) => run_start(args),
         Command::Status(args) => run_status(args),
     };

@@ -42,6 +42,7 @@ pub async fn start_nodes(
         data: DataPlace::Memory,
         splits: SplitOptions::virtual_time(),
         protocol: CommitProtocol::default(),
+        retention: meridian_txn::DEFAULT_RETENTION,
     };
     Cluster::start(world, options).await.expect("the cluster starts")
 }

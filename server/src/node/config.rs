@@ -93,6 +93,8 @@ pub struct StartConfig {
     pub splits: SplitOptions,
     /// How transactions commit, where a session says nothing.
     pub protocol: CommitProtocol,
+    /// For how long old versions are kept in the tablets that this node leads.
+    pub retention: Duration,
     /// What to log.
     pub log: Option<String>,
 }
@@ -110,6 +112,7 @@ struct File {
     max_round_trip: Option<Duration>,
     log: Option<String>,
     protocol: Option<Spanned<String>>,
+    retention: Option<Spanned<String>>,
     #[serde(default)]
     clock: ClockPart,
     #[serde(default)]
@@ -330,6 +333,10 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
         Some(name) => crate::cli::protocol(name.get_ref()).map_err(|problem| at(name, problem))?,
         None => CommitProtocol::default(),
     };
+    let retention = match &file.retention {
+        Some(text) => crate::cli::retention(text.get_ref()).map_err(|problem| at(text, problem))?,
+        None => meridian_txn::DEFAULT_RETENTION,
+    };
     Ok(StartConfig {
         cluster: file.cluster.into_inner(),
         id,
@@ -345,6 +352,7 @@ fn check(file: File, folder: &Path, text: &str) -> Result<StartConfig, Problem> 
         placement,
         splits,
         protocol,
+        retention,
         log: file.log,
     })
 }
@@ -564,6 +572,9 @@ address = "127.0.0.1:7003"
         assert_eq!((config.voters, config.epsilon), (3, Duration::from_millis(4)));
         assert_eq!(config.peers().len(), 2);
         assert_eq!(config.max_round_trip, Duration::ZERO);
+        assert_eq!(config.retention, meridian_txn::DEFAULT_RETENTION);
+        let keeps = parse(&format!("retention = \"24h\"\n{THREE}")).expect("valid").retention;
+        assert_eq!(keeps, Duration::from_hours(24));
     }
 
     #[test]
@@ -637,6 +648,8 @@ address = "127.0.0.1:7003"
                 "line 2: node 4 is not in the list of nodes, which has 1, 2, 3",
             ),
             ("node = 2", "node = \"two\"", "line 2: invalid type: string \"two\""),
+            ("node = 2", "node = 2\nretention = \"5s\"", "line 3: it is at least 10s"),
+            ("node = 2", "node = 2\nprotocol = \"none\"", "line 3: it is commit_wait or two_phase"),
             ("node = 2", "nod = 2", "line 2: unknown field `nod`, expected one of `cluster`"),
             ("cluster = \"x\"\n", "", "missing field `cluster`"),
             ("\"x\"", "\"a b\"", "line 1: \"a b\" can't be a cluster's name"),

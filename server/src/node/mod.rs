@@ -233,7 +233,7 @@ async fn start(
         voters: voters.len(),
         placement: config.placement.clone(),
         splits: config.splits,
-        retention: meridian_txn::DEFAULT_RETENTION,
+        retention: config.retention,
     };
     let node = Node::start(options).await.map_err(failed)?;
     let view = View::new(Arc::clone(config), &node, transport.clone());
