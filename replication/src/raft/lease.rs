@@ -622,9 +622,10 @@ mod tests {
             let member = &mut self.members[one];
             let heard = |voter: NodeId| member.heard.iter().any(|h| node(*h as u64) == voter);
             let Some(end) = member.promised.lease(&voters, heard) else { return };
-            let (term, tenure) = (member.term, &mut member.tenure);
-            let at = clock.latest.max(tenure.taken.next());
-            if member.leads && tenure.take(clock, term, at, end) {
+            // Who leads no more may not know it yet.
+            let tenure = &mut member.tenure;
+            let (term, at) = (tenure.term, clock.latest.max(tenure.taken.next()));
+            if tenure.take(clock, term, at, end) {
                 assert!(term >= self.last.0, "term {term} acts after {}", self.last.0);
                 assert!(at > self.last.1, "term {term} takes {at} after {:?}", self.last);
                 self.acted += u64::from(term > self.last.0);
