@@ -20,7 +20,8 @@
 //! # Caveats
 //!
 //! * A coordinator decides nothing after `expires`, and remembers outcomes until then and until every
-//!   participant knows. A commit request that the network delivers again later than that is refused.
+//!   participant knows. A commit request that comes again is answered with the outcome until then, and
+//!   refused later.
 //! * An abort that nobody asks about is not logged.
 
 use std::collections::BTreeMap;

@@ -303,6 +303,25 @@ impl Tablet {
         Ok(())
     }
 
+    /// What the log says became of a transaction, if it is remembered: told when it is visible, for
+    /// whoever hears of it may tell a client.
+    async fn decided(
+        &self,
+        leadership: &Leadership,
+        txn: TxnId,
+    ) -> Result<Option<Option<Timestamp>>, TxnError> {
+        let inner = &self.inner;
+        let Some(decided) = inner.machine.outcome(txn, &inner.data.snapshot()?)? else {
+            return Ok(None);
+        };
+        let at = decided.commit.unwrap_or(Timestamp::MIN);
+        if self.wait(leadership, |oracle| oracle.visible() >= at).await {
+            Ok(Some(decided.commit))
+        } else {
+            Err(self.not_leader(inner.replica.probable_leader()))
+        }
+    }
+
     /// Coordinates a transaction; answers when it is visible, or certainly never will be. Then the
     /// participants are to be told, but for an unknown outcome: they will ask.
     pub(crate) async fn coordinate(
@@ -314,12 +333,8 @@ impl Tablet {
         let leadership = self.leadership().await?;
         let txn = commit.part.txn.id;
         // The request may have come before, to another leader.
-        let known = self.inner.machine.outcome(txn, &self.inner.data.snapshot()?)?;
-        if let Some(Decided { commit, protocol, .. }) = known {
+        if let Some(commit) = self.decided(&leadership, txn).await? {
             let at = commit.ok_or(TxnError::Conflict)?;
-            if protocol == CommitProtocol::CommitWait {
-                wait_until_after(&*self.inner.env, &*self.inner.clock, at).await;
-            }
             return Ok(Committed { at, phases: Phases::default() });
         }
         let open = leadership.ballot(self, txn);
@@ -456,9 +471,8 @@ impl Tablet {
         if guard(&leadership.ballots).get(&txn).is_some_and(asked) {
             return Ok(Fate::Pending);
         }
-        let known = inner.machine.outcome(txn, &inner.data.snapshot()?)?;
-        let commit = match known {
-            Some(decided) => decided.commit,
+        let commit = match self.decided(&leadership, txn).await? {
+            Some(commit) => commit,
             None => {
                 // Whoever asked for the commit could have done so until then.
                 let expires = inner.clock.now().latest.plus(LATE);
