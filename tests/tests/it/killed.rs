@@ -88,7 +88,7 @@ async fn client(ports: [u16; 3], number: i64, over: Arc<AtomicBool>, known: Arc<
     }
 }
 
-/// Writes to an account in each tablet, through a node that lives, and takes it back.
+/// Waits until an account in each tablet can be written, through a node that lives.
 async fn serves(cluster: &Processes, through: u16) {
     let client = cluster.connect(through).await;
     for id in [0, 4, 8] {

@@ -124,7 +124,7 @@ fn strict(
     returns: PgType,
     body: super::Body,
 ) -> Known {
-    Known { name, arity, returns, strict: true, volatility: Volatility::Stable, body }
+    Known { strict: true, ..called(name, arity, returns, body) }
 }
 
 /// Changes something: called when the statement runs, and once.
